@@ -16,7 +16,6 @@ An option class must not use `from __future__ import annotations`: the annotatio
 
 import dataclasses
 import enum
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -111,8 +110,8 @@ def option(
     """Declare a key as the default of a dataclass field.
 
     `factory` computes a default that depends on the machine, instead of `default`. `key` is the .properties
-    key where camelCase of the attribute is not it. `ge` and `le` bound an int, `form` a text. `important` keys
-    are those of `-m`; `fixed` keys are read once, at start.
+    key where camelCase of the attribute is not it. `ge` and `le` bound an int, `form` a text. `important`
+    keys are those of `-m`; `fixed` keys are read once, at start.
     """
     metadata = {
         "option": {
@@ -143,7 +142,9 @@ class Options:
     @classmethod
     def declared(cls) -> Mapping[str, Option]:
         """All keys of this class by their official name, in the order of declaration."""
-        return _declared(cls)
+        if cls not in _DECLARED:
+            _DECLARED[cls] = _options_of(cls)
+        return _DECLARED[cls]
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], source: str = "") -> Self:
@@ -163,7 +164,7 @@ class Options:
         """Take over new values while running; return the keys whose value is now another one.
 
         Keys of other classes are ignored. Raises OptionError, with nothing changed, for a bad value or for a
-        fixed key with another value than it has. (Its own value is no change: a tool may send back all it read.)
+        fixed key with another value than it has. (Its own is no change: a tool may send back all it read.)
         """
         changed: dict[str, Any] = {}
         for key, value in self._parse(properties).items():
@@ -189,8 +190,11 @@ class Options:
         }
 
 
-@functools.cache
-def _declared(cls: type) -> Mapping[str, Option]:
+_DECLARED: dict[type[Options], Mapping[str, Option]] = {}
+_FACTS = ("doc", "ge", "le", "form", "important", "fixed")
+
+
+def _options_of(cls: type[Options]) -> Mapping[str, Option]:
     declared: dict[str, Option] = {}
     for field in dataclasses.fields(cls):
         facts = field.metadata.get("option")
@@ -203,9 +207,6 @@ def _declared(cls: type) -> Mapping[str, Option]:
         key = facts["key"] or camel_case(field.name)
         declared[key] = Option(field.name, key, field.type, *(facts[name] for name in _FACTS))
     return declared
-
-
-_FACTS = ("doc", "ge", "le", "form", "important", "fixed")
 
 
 def camel_case(attribute: str) -> str:
