@@ -1,0 +1,394 @@
+"""Name servers and brokers of any make, started as a user starts them, on free ports.
+
+Owns the processes: whoever starts one through a Cluster gets it ended with the Cluster, whatever happens. `kind` is "ours"
+(bin/mqnamesrv, bin/mqbroker of this checkout) or an official version such as "4.9.4" (its jars by Maven). A broker keeps
+its port and its store directory over restarts, also when it is restarted as another kind: that is how stores are handed
+from one make to the other.
+
+Waiting is for events: a line of output, an exit, an answer. Nothing here sleeps for a guessed time.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from tests.interop import maven, raw
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+OURS: Final = "ours"
+
+BOOT: Final = "boot success"  # both makes print it, and only when the port accepts
+
+# The official servers are given small heaps and a cheap JIT: the proofs ask what they do, not how fast.
+JVM: Final = (
+    "-Xms64m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+    "-XX:-UsePerfData", "-Xshare:auto",
+    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED", "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
+)
+_LOGBACK: Final = '<configuration><root level="OFF"/></configuration>\n'
+_LOGBACK_NAMES: Final = (
+    "logback_namesrv.xml", "logback_broker.xml", "rmq.namesrv.logback.xml", "rmq.broker.logback.xml",
+)  # 4.x and 5.x names; the start-up wants them to exist
+
+
+# ---- ports
+
+# Below the range from which the kernel takes ports for outgoing connections, so that none is snatched between the look
+# and the start; a random place in it, so that test runs side by side seldom meet.
+_FIRST_PORT: Final = 12_000
+_LAST_PORT: Final = 31_000
+_dice = random.Random()
+_given: set[int] = set()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(before: int = 0, after: int = 0) -> int:
+    """A port that is free together with the `before` ports under it and the `after` ports above it."""
+    for _ in range(1000):
+        port = _dice.randrange(_FIRST_PORT, _LAST_PORT)
+        block = range(port - before, port + after + 1)
+        if _given.isdisjoint(block) and all(map(_is_free, block)):
+            _given.update(block)
+            return port
+    raise RuntimeError("no free block of ports found")
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.02) -> float:
+    """Polls something outside this process until it holds; the seconds that took. AssertionError after `timeout`."""
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return time.monotonic() - began
+        if time.monotonic() - began > timeout:
+            raise AssertionError(f"{what}: not within {timeout} s")
+        time.sleep(interval)
+
+
+# ---- one process
+
+
+class Process:
+    """A child in its own session, its output collected line by line and kept in a file."""
+
+    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str] | None = None, *, log: str = "out") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.command = command
+        self.log = folder / log
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self.began = time.monotonic()
+        self._popen = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        assert self._popen.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self._popen.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with pipe, self.log.open("ab") as log:
+            for line in pipe:
+                log.write(line)
+                log.flush()
+                with self._changed:
+                    self._lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def pid(self) -> int:
+        """Process id; also the id of its session and process group."""
+        return self._popen.pid
+
+    @property
+    def output(self) -> str:
+        """All that it has printed, stdout and stderr mixed."""
+        with self._changed:
+            return "\n".join(self._lines)
+
+    def wait_line(self, pattern: str, timeout: float = 60.0) -> str:
+        """The first line that matches, waiting for it. AssertionError with the output when it ends or time runs out."""
+        seen = 0
+        limit = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                for line in self._lines[seen:]:
+                    if re.search(pattern, line):
+                        return line
+                seen = len(self._lines)
+                left = limit - time.monotonic()
+                if self._ended or left <= 0:
+                    state = "ended" if self._ended else f"did not print it in {timeout} s"
+                    tail = "\n".join(self._lines[-40:])
+                    raise AssertionError(f"{' '.join(self.command[:3])} … {state}; no line like {pattern!r} in:\n{tail}")
+                self._changed.wait(left)
+
+    def is_running(self) -> bool:
+        """Whether the child lives."""
+        return self._popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the child and everything it started; nothing when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGTERM:
+                os.kill(self.pid, number)
+            else:
+                os.killpg(self.pid, number)
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """The exit code, waiting for the end; negative for a signal. subprocess.TimeoutExpired after `timeout`."""
+        code = self._popen.wait(timeout)
+        self._reader.join(5)
+        return code
+
+    def terminate(self, timeout: float = 30.0) -> int:
+        """SIGTERM, then the exit code; SIGKILL and AssertionError when it does not end in time."""
+        if not self.is_running():
+            return self.wait()
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no end within {timeout} s of SIGTERM:\n{self.output[-3000:]}") from None
+
+    def kill(self) -> None:
+        """SIGKILL, and gone when this returns."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+
+# ---- servers
+
+
+class Server:
+    """What name server and broker share: a folder, a port, settings, and a process that comes and goes."""
+
+    role: str
+    main_class: str
+    stop_code: int = 0
+
+    def __init__(self, kind: str, folder: Path, port: int, settings: Mapping[str, object]) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.port = port
+        self.settings: dict[str, str] = {key: str(value) for key, value in settings.items()}
+        self.process: Process | None = None
+        self._starts = 0
+
+    @property
+    def address(self) -> str:
+        """host:port as clients are told."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> Process:
+        """The process; AssertionError when the server is not started."""
+        assert self.process is not None, f"{self.role} is not started"
+        return self.process
+
+    def _command(self, config: Path) -> tuple[list[str], dict[str, str]]:
+        if self.kind == OURS:
+            return ["sh", str(PROJECT / "bin" / f"mq{self.role}"), "-c", str(config)], {}
+        home = self.folder / "home"
+        (home / "conf").mkdir(parents=True, exist_ok=True)
+        for name in _LOGBACK_NAMES:
+            (home / "conf" / name).write_text(_LOGBACK, encoding="utf-8")
+        classpath = maven.classpath("server", self.kind)
+        options = [f"-Duser.home={self.folder}", f"-Djava.io.tmpdir={self.folder}"]
+        command = ["java", *JVM, *options, "-cp", classpath, self.main_class, "-c", str(config)]
+        return command, {"ROCKETMQ_HOME": str(home)}
+
+    def launch(self, **settings: object) -> Process:
+        """Starts the process and returns at once; `settings` are kept for later starts too."""
+        assert self.process is None or not self.process.is_running(), f"{self.role} runs already"
+        self.settings.update((key, str(value)) for key, value in settings.items())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = {"metricsPort": "0", "logDir": str(self.folder / "logs")} if self.kind == OURS else {}
+        config = self.folder / f"{self.role}.properties"
+        values = {**own, **self.settings}
+        config.write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
+        command, env = self._command(config)
+        self._starts += 1
+        self.process = Process(command, self.folder, env, log=f"out-{self._starts}")
+        return self.process
+
+    def start(self, *, timeout: float = 60.0, **settings: object) -> Self:
+        """Starts the process and waits until it says that it serves."""
+        self.launch(**settings).wait_line(BOOT, timeout)
+        return self
+
+    def stop(self, timeout: float = 40.0) -> int:
+        """SIGTERM and wait; the exit code."""
+        return self.running.terminate(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.running.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: alive to the kernel, dead to everyone else."""
+        self.running.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.running.signal(signal.SIGCONT)
+
+    def restart(self, kind: str | None = None, *, kill: bool = False, **settings: object) -> Self:
+        """Ends the process (by SIGKILL if `kill`) and starts it on the same port and files, perhaps as another kind."""
+        if self.process is not None and self.process.is_running():
+            if kill:
+                self.kill()
+            else:
+                self.stop()
+        self.kind = kind or self.kind
+        return self.start(**settings)
+
+    def call(self, code: int, fields: Mapping[str, object] | None = None, body: bytes = b"") -> raw.Answer:
+        """One request to this server over a connection of its own."""
+        return raw.call(self.address, code, fields, body)
+
+
+class NameServer(Server):
+    """A name server; its KV configuration stays in its folder."""
+
+    role = "namesrv"
+    main_class = "org.apache.rocketmq.namesrv.NamesrvStartup"
+
+    def __init__(self, kind: str, folder: Path, **settings: object) -> None:
+        port = free_ports()
+        own = {"listenPort": port, "kvConfigPath": folder / "kvConfig.json"}
+        super().__init__(kind, folder, port, {**own, **settings})
+
+    def brokers(self) -> str:
+        """The cluster table as text."""
+        return self.call(raw.GET_BROKER_CLUSTER_INFO).body.decode()
+
+
+class Broker(Server):
+    """A broker; settings not given are those of the shape `one master, asynchronous`, on 127.0.0.1.
+
+    Official 4.x brokers put their fast listener on listenPort - 2 and, whatever haListenPort says in some versions, HA on
+    listenPort + 1, so four ports in a row are kept for each broker.
+    """
+
+    role = "broker"
+    main_class = "org.apache.rocketmq.broker.BrokerStartup"
+
+    def __init__(
+        self, kind: str, folder: Path, namesrv: str, *, name: str = "broker-a", broker_id: int = 0,
+        role: str = "ASYNC_MASTER", store: Path | None = None, **settings: object,
+    ) -> None:
+        port = free_ports(before=2, after=1)
+        self.store = store or folder / "store"
+        self.name = name
+        self.broker_id = broker_id
+        own = {
+            "brokerClusterName": "DefaultCluster", "brokerName": name, "brokerId": broker_id, "brokerRole": role,
+            "brokerIP1": "127.0.0.1", "brokerIP2": "127.0.0.1", "listenPort": port, "haListenPort": port + 1,
+            "namesrvAddr": namesrv, "storePathRootDir": self.store, "storePathCommitLog": self.store / "commitlog",
+            "flushDiskType": "ASYNC_FLUSH", "autoCreateTopicEnable": "true",
+        }
+        super().__init__(kind, folder, port, {**own, **settings})
+
+    @property
+    def ha_address(self) -> str:
+        """Where slaves connect."""
+        return f"127.0.0.1:{self.port + 1}"
+
+
+class Cluster:
+    """Servers that live and die together in one temporary folder.
+
+    `with Cluster() as cluster: cluster.add_namesrv(); cluster.add_broker(); …`. Leaving the block ends every process by
+    SIGKILL (whoever wants to see a clean end calls stop() itself) and removes the folder, except when `keep` is set or
+    POCKETMQ_KEEP is in the environment.
+    """
+
+    def __init__(self, kind: str = OURS, *, keep: bool = False) -> None:
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix="pocketmq-interop-"))
+        self.keep = keep or bool(os.environ.get("POCKETMQ_KEEP"))
+        self.servers: list[Server] = []
+
+    @property
+    def namesrvs(self) -> list[NameServer]:
+        """The name servers, in the order of their start."""
+        return [server for server in self.servers if isinstance(server, NameServer)]
+
+    @property
+    def brokers(self) -> list[Broker]:
+        """The brokers, in the order of their start."""
+        return [server for server in self.servers if isinstance(server, Broker)]
+
+    @property
+    def namesrv_addr(self) -> str:
+        """All name servers as clients and brokers are given them."""
+        return ";".join(server.address for server in self.namesrvs)
+
+    def add_namesrv(self, kind: str | None = None, *, start: bool = True, **settings: object) -> NameServer:
+        """One more name server."""
+        folder = self.folder / f"namesrv-{len(self.servers)}"
+        server = NameServer(kind or self.kind, folder, **settings)
+        self.servers.append(server)
+        return server.start() if start else server
+
+    def add_broker(
+        self, kind: str | None = None, *, start: bool = True, name: str = "broker-a", broker_id: int = 0,
+        role: str = "ASYNC_MASTER", store: Path | None = None, **settings: object,
+    ) -> Broker:
+        """One more broker, registered with all name servers of the cluster when this returns (if started)."""
+        folder = self.folder / f"{name}-{broker_id}-{len(self.servers)}"
+        server = Broker(
+            kind or self.kind, folder, self.namesrv_addr, name=name, broker_id=broker_id, role=role, store=store, **settings
+        )
+        self.servers.append(server)
+        if start:
+            server.start()
+            self.wait_registered(server)
+        return server
+
+    def wait_registered(self, broker: Broker, timeout: float = 40.0) -> None:
+        """Until every running name server lists the broker."""
+        for namesrv in self.namesrvs:
+            if namesrv.process is not None and namesrv.process.is_running():
+                wait_until(lambda server=namesrv: broker.address in server.brokers(),  # type: ignore[misc]
+                           f"{broker.name} {broker.address} at name server {namesrv.address}", timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for server in reversed(self.servers):
+            if server.process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.process.kill()
+        if not self.keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
