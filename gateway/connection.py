@@ -1,0 +1,248 @@
+"""One remoting connection: a stream, a frame decoder, and what is under way on it.
+
+The receive loop takes what one read brought, runs the requests in order and sends all their replies with one write.
+What has to wait runs in the connection's nursery, so closing the connection ends it. Replies made elsewhere (a pull
+that waited for a message, a flush that covers a send) are posted to the outbox, and the writer task sends them.
+
+Bounds: the receive loop stops reading while more than `HIGH_WATER_BYTES` wait to be sent, so a slow reader is slowed
+down; a connection that still gets more than `OUTBOX_LIMIT_BYTES` from elsewhere is closed. At most `WAITING_LIMIT`
+requests may wait at a time. Idle connections are closed by the server's sweep, which looks at `last_active`.
+
+The same class serves both sides: a client's connection has no router and refuses requests.
+"""
+
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import structlog
+import trio
+
+from gateway.routing import Refused, Router
+from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, ResponseCode
+from protocol.command import Command, encode, response
+from protocol.frame import FrameDecoder
+from protocol.message import pack_host
+
+log = structlog.get_logger(__name__)
+
+READ_BYTES = 128 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
+OUTBOX_LIMIT_BYTES = 32 * 1024 * 1024
+WAITING_LIMIT = 1024
+OWN_OPAQUE = count(1)  # one for the process: an opaque then names a call wherever it shows up
+
+
+class ConnectionClosed(OSError):
+    """The connection ended before the answer came."""
+
+
+class Connection:
+    """One peer. `serve` runs it until either side closes."""
+
+    def __init__(self, stream: trio.abc.Stream, remote: tuple[str, int], router: Router[Any] | None = None) -> None:
+        self.remote_address = f"{remote[0]}:{remote[1]}"
+        self.peer_host = pack_host(remote[0], remote[1])
+        self.last_active = trio.current_time()
+        self.closed = False
+        self.log = log.bind(peer=self.remote_address)
+        self._stream = stream
+        self._router = router
+        self._decoder = FrameDecoder()
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        self._sending = False
+        self._wake_writer = trio.Event()
+        self._receiving = False  # the receive loop sends what it posts itself
+        self._drained = trio.Event()
+        self._waiting = 0
+        self._nursery: trio.Nursery | None = None
+        self._calls: dict[int, trio.MemorySendChannel[Command]] = {}
+        self._on_close: list[Callable[[Connection], None]] = []
+
+    # ---- life
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Receives and answers until the peer or `close` ends the connection."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._write_loop)
+                task_status.started()
+                await self._receive_loop()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ended()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await trio.aclose_forcefully(self._stream)
+
+    def close(self) -> None:
+        """Ends the connection and all that waits on it; may be called from anywhere."""
+        self.closed = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def on_close(self, callback: "Callable[[Connection], None]") -> None:
+        """Calls `callback(connection)` once, when the connection has ended."""
+        self._on_close.append(callback)
+
+    def _ended(self) -> None:
+        self.closed = True
+        for channel in self._calls.values():
+            channel.close()
+        self._calls.clear()
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        for callback in self._on_close:
+            callback(self)
+        self._on_close.clear()
+
+    # ---- receiving
+
+    async def _receive_loop(self) -> None:
+        decoder = self._decoder
+        while True:
+            try:
+                data = await self._stream.receive_some(READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            self.last_active = trio.current_time()
+            commands = decoder.receive(data)
+            if commands:
+                self._receiving = True
+                try:
+                    await self._process(commands)
+                    await self.drain()
+                finally:
+                    self._receiving = False
+            if decoder.error is not None:
+                self.log.warning("frame_refused", reason=decoder.error.remark)
+                return
+
+    async def _process(self, commands: list[Command]) -> None:
+        """Runs one read's requests; those with a batch handler together, at the end."""
+        router = self._router
+        batches: dict[Any, list[Command]] = {}
+        for command in commands:
+            if command.flag & FLAG_RESPONSE:
+                self._answered(command)
+                continue
+            if router is None:
+                self._refuse_as_client(command)
+                continue
+            handler = router.batch_handler(command.code)
+            if handler is None:
+                router.run(self, command)
+            elif handler in batches:
+                batches[handler].append(command)
+            else:
+                batches[handler] = [command]
+            if self._outbox_bytes > HIGH_WATER_BYTES:
+                await self.drain()
+        for handler, batch in batches.items():
+            router.run_batch(handler, self, batch)
+
+    def _refuse_as_client(self, command: Command) -> None:
+        if not command.flag & FLAG_ONEWAY:
+            remark = f" request type {command.code} not supported"
+            self.post(encode(response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark)))
+
+    def start_waiting(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Runs `function(*args)` beside the receive loop; raises Refused at the limit."""
+        if self._nursery is None or self.closed:
+            return
+        if self._waiting >= WAITING_LIMIT:
+            remark = f"[OVERLOAD]{WAITING_LIMIT} requests of this connection wait already"
+            raise Refused(ResponseCode.SYSTEM_BUSY, remark)
+        self._waiting += 1
+        self._nursery.start_soon(self._run_waiting, function, args)
+
+    async def _run_waiting(self, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        try:
+            await function(*args)
+        finally:
+            self._waiting -= 1
+
+    # ---- sending
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._outbox_bytes
+
+    def post(self, *buffers: bytes) -> None:
+        """Queues bytes for the peer; they leave with the next write. Never waits."""
+        if self.closed:
+            return
+        for buffer in buffers:
+            self._outbox.append(buffer)
+            self._outbox_bytes += len(buffer)
+        if not self._receiving:
+            self._wake_writer.set()
+        if self._outbox_bytes > OUTBOX_LIMIT_BYTES:
+            self.log.warning("slow_reader_closed", unsent_bytes=self._outbox_bytes)
+            self.close()
+
+    async def drain(self) -> None:
+        """Sends what is queued; returns when the kernel has it all."""
+        if self._sending:
+            await self._drained.wait()
+        if not self._outbox:
+            return
+        self._sending = True
+        self._drained = trio.Event()
+        try:
+            while self._outbox:
+                buffers, self._outbox = self._outbox, []
+                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+                await self._stream.send_all(data)
+                self._outbox_bytes -= len(data)
+                self.last_active = trio.current_time()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close()
+        finally:
+            self._sending = False
+            self._drained.set()
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._wake_writer.wait()
+            self._wake_writer = trio.Event()
+            await self.drain()
+
+    # ---- calling the peer
+
+    def notify(self, command: Command) -> None:
+        """Sends a one-way request."""
+        command.flag |= FLAG_ONEWAY
+        command.opaque = next(OWN_OPAQUE)
+        self.post(encode(command))
+
+    async def request(self, command: Command, timeout: float) -> Command:
+        """Sends a request and waits for its answer.
+
+        Raises trio.TooSlowError after `timeout` seconds, ConnectionClosed if the connection ends before.
+        """
+        if self.closed:
+            raise ConnectionClosed(f"connection to {self.remote_address} is closed")
+        opaque = command.opaque = next(OWN_OPAQUE)
+        send_channel, receive_channel = trio.open_memory_channel[Command](1)
+        self._calls[opaque] = send_channel
+        try:
+            self.post(encode(command))
+            with trio.fail_after(timeout):
+                return await receive_channel.receive()
+        except trio.EndOfChannel:
+            raise ConnectionClosed(f"{self.remote_address} closed the connection before it answered") from None
+        finally:
+            self._calls.pop(opaque, None)
+            receive_channel.close()
+
+    def _answered(self, command: Command) -> None:
+        """Hands an answer to its caller; one that nobody asked for, or asked twice, is dropped."""
+        channel = self._calls.pop(command.opaque, None)
+        if channel is None:
+            self.log.debug("unexpected_answer", opaque=command.opaque, code=command.code)
+            return
+        channel.send_nowait(command)

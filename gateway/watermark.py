@@ -1,0 +1,59 @@
+"""The one waiting primitive: an offset that only grows, and those who wait for it to pass theirs.
+
+Flush, replication and dispatch each have one. `advance` wakes every waiter at or below the new offset, so one flush
+or one slave's report releases all that it covers. `wait_past` checks and registers with no await in between: no
+wake-up can be lost.
+"""
+
+import heapq
+from itertools import count
+
+import trio
+
+
+class Watermark:
+    """An offset that only grows, with waiters."""
+
+    def __init__(self, offset: int = 0) -> None:
+        self.offset = offset
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._order = count()
+
+    def advance(self, offset: int) -> None:
+        """Moves to `offset` and wakes whom it covers; an offset behind the present one changes nothing."""
+        if offset <= self.offset:
+            return
+        self.offset = offset
+        waiters = self._waiters
+        while waiters and waiters[0][0] <= offset:
+            heapq.heappop(waiters)[2].set()
+
+    async def wait_past(self, offset: int) -> None:
+        """Returns once the mark stands above `offset`; put a `trio.move_on_after` around it for a deadline."""
+        await self.wait_for(offset + 1)
+
+    async def wait_for(self, offset: int) -> None:
+        """Returns once the mark has reached `offset`."""
+        if self.offset >= offset:
+            await trio.lowlevel.checkpoint()
+            return
+        entry = (offset, next(self._order), trio.Event())
+        heapq.heappush(self._waiters, entry)
+        try:
+            await entry[2].wait()
+        except trio.Cancelled:
+            self._forget(entry)
+            raise
+
+    def _forget(self, entry: tuple[int, int, trio.Event]) -> None:
+        if entry in self._waiters:
+            self._waiters.remove(entry)
+            heapq.heapify(self._waiters)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait."""
+        return len(self._waiters)
+
+    def __repr__(self) -> str:
+        return f"<Watermark {self.offset}, {len(self._waiters)} waiting>"
