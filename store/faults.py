@@ -55,7 +55,7 @@ class Failpoints:
         self._armed.pop(point, None)
 
     def check(self, point: Point) -> int | None:
-        """Pass the point: None to go on, a count of bytes to write before failing, or the armed error raised."""
+        """Pass the point: None to go on, a count of bytes to write before failing, or the armed error."""
         self.passed[point] = self.passed.get(point, 0) + 1
         armed = self._armed.get(point)
         if armed is None:
