@@ -1,9 +1,10 @@
 """Official artifacts and compiled Java programs, kept in a cache outside the project.
 
-Owns the folder `${XDG_CACHE_HOME:-~/.cache}/pocketmq-interop`. Invariant: a folder in it under its final name is complete.
-Everything is made in a temporary neighbour and renamed at the end, so an interrupted run leaves nothing that a later run
-would trust, and two runs at the same time do the work twice instead of seeing each other's halves. Where Maven finds
-artifacts is the user's Maven settings' business; no address stands here.
+Owns the folder `${XDG_CACHE_HOME:-~/.cache}/pocketmq-interop`. Invariant: a folder in it under its final
+name is complete. Everything is made in a temporary neighbour and renamed at the end, so an interrupted run
+leaves nothing that a later run would trust, and two runs at the same time do the work twice instead of
+seeing each other's halves. Where Maven finds artifacts is the user's Maven settings' business; no address
+stands here.
 """
 
 import hashlib
@@ -24,8 +25,8 @@ ARTIFACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "server": ("rocketmq-namesrv", "rocketmq-broker"),
 }
 
-# The 4.x tools and servers bring logback along; the 4.x clients log through the slf4j API of whoever embeds them and write
-# to ~/logs otherwise, so nothing has to be added for any of them.
+# The 4.x tools and servers bring logback along; the 4.x clients log through the slf4j API of whoever embeds
+# them and write to ~/logs otherwise, so nothing has to be added for any of them.
 
 _POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -56,7 +57,10 @@ def cache_root() -> Path:
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:
-    """The cached folder `name`; when it is not there, `make` fills an empty folder that then takes its place."""
+    """The cached folder `name`.
+
+    When it is not there, `make` fills an empty folder that then takes its place.
+    """
     final = cache_root() / name
     if final.is_dir():
         return final
@@ -76,10 +80,18 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def run_tool(command: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Runs a build tool; returns its output, raises Unavailable with the end of it when it fails or is missing."""
+    """Runs a build tool.
+
+    Returns its output, raises Unavailable with the end of it when it fails or is missing.
+    """
     try:
         done = subprocess.run(
-            command, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
     except FileNotFoundError:
         raise Unavailable(f"{command[0]} is not installed") from None
@@ -96,7 +108,9 @@ def missing_tools() -> str | None:
 
 
 def jars(what: str, version: str) -> Path:
-    """The folder with the jars of `client`, `tools` or `server` in that version and all that they need at run time."""
+    """The folder with the jars of `client`, `tools` or `server` in that version and all that they need at
+    run time.
+    """
     artifacts = ARTIFACTS[what]
 
     def fetch(folder: Path) -> None:
@@ -104,8 +118,16 @@ def jars(what: str, version: str) -> Path:
         pom = folder / "pom.xml"
         pom.write_text(_POM.format(name=f"{what}-{version}", dependencies="\n".join(dependencies)), encoding="utf-8")
         run_tool(
-            ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
-             f"-DoutputDirectory={folder}"]
+            [
+                "mvn",
+                "-B",
+                "-q",
+                "-f",
+                str(pom),
+                "dependency:copy-dependencies",
+                "-DincludeScope=runtime",
+                f"-DoutputDirectory={folder}",
+            ]
         )
 
     return once(f"{what}-{version}", fetch)
@@ -119,7 +141,8 @@ def classpath(what: str, version: str, *more: Path) -> str:
 def compiled(sources: Iterable[Path], what: str, version: str) -> Path:
     """The folder with the classes of these Java sources, compiled against the jars of `what` in that version.
 
-    The name carries a hash of the sources' text, so an edited program is compiled anew and an untouched one never is.
+    The name carries a hash of the sources' text, so an edited program is compiled anew and an untouched one
+    never is.
     """
     files = sorted(sources)
     digest = hashlib.sha256()
@@ -128,8 +151,18 @@ def compiled(sources: Iterable[Path], what: str, version: str) -> Path:
 
     def compile_into(folder: Path) -> None:
         run_tool(
-            ["javac", "-encoding", "UTF-8", "-nowarn", "-Xlint:none", "-d", str(folder),
-             "-cp", classpath(what, version), *(str(file) for file in files)]
+            [
+                "javac",
+                "-encoding",
+                "UTF-8",
+                "-nowarn",
+                "-Xlint:none",
+                "-d",
+                str(folder),
+                "-cp",
+                classpath(what, version),
+                *(str(file) for file in files),
+            ]
         )
 
     return once(f"classes-{what}-{version}-{digest.hexdigest()[:16]}", compile_into)

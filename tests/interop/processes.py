@@ -1,9 +1,9 @@
 """Name servers and brokers of any make, started as a user starts them, on free ports.
 
-Owns the processes: whoever starts one through a Cluster gets it ended with the Cluster, whatever happens. `kind` is "ours"
-(bin/mqnamesrv, bin/mqbroker of this checkout) or an official version such as "4.9.4" (its jars by Maven). A broker keeps
-its port and its store directory over restarts, also when it is restarted as another kind: that is how stores are handed
-from one make to the other.
+Owns the processes: whoever starts one through a Cluster gets it ended with the Cluster, whatever happens.
+`kind` is "ours" (bin/mqnamesrv, bin/mqbroker of this checkout) or an official version such as "4.9.4" (its
+jars by Maven). A broker keeps its port and its store directory over restarts, also when it is restarted as
+another kind: that is how stores are handed from one make to the other.
 
 Waiting is for events: a line of output, an exit, an answer. Nothing here sleeps for a guessed time.
 """
@@ -33,21 +33,23 @@ BOOT: Final = "boot success"  # both makes print it, and only when the port acce
 
 # The official servers are given small heaps and a cheap JIT: the proofs ask what they do, not how fast.
 JVM: Final = (
-    "-Xms64m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-    "-XX:-UsePerfData", "-Xshare:auto",
-    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED", "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
-    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
-)
+    "-Xms64m -Xmx512m -XX:MaxDirectMemorySize=512m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData "
+    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED --add-opens=java.base/jdk.internal.ref=ALL-UNNAMED "
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED --add-opens=java.base/java.nio=ALL-UNNAMED"
+).split()
 _LOGBACK: Final = '<configuration><root level="OFF"/></configuration>\n'
 _LOGBACK_NAMES: Final = (
-    "logback_namesrv.xml", "logback_broker.xml", "rmq.namesrv.logback.xml", "rmq.broker.logback.xml",
+    "logback_namesrv.xml",
+    "logback_broker.xml",
+    "rmq.namesrv.logback.xml",
+    "rmq.broker.logback.xml",
 )  # 4.x and 5.x names; the start-up wants them to exist
 
 
 # ---- ports
 
-# Below the range from which the kernel takes ports for outgoing connections, so that none is snatched between the look
-# and the start; a random place in it, so that test runs side by side seldom meet.
+# Below the range from which the kernel takes ports for outgoing connections, so that none is snatched
+# between the look and the start; a random place in it, so that test runs side by side seldom meet.
 _FIRST_PORT: Final = 12_000
 _LAST_PORT: Final = 31_000
 _dice = random.Random()
@@ -76,7 +78,10 @@ def free_ports(before: int = 0, after: int = 0) -> int:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.02) -> float:
-    """Polls something outside this process until it holds; the seconds that took. AssertionError after `timeout`."""
+    """Polls something outside this process until it holds.
+
+    The seconds that took. AssertionError after `timeout`.
+    """
     began = time.monotonic()
     while True:
         with contextlib.suppress(OSError):
@@ -93,7 +98,9 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float, interva
 class Process:
     """A child in its own session, its output collected line by line and kept in a file."""
 
-    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str] | None = None, *, log: str = "out") -> None:
+    def __init__(
+        self, command: list[str], folder: Path, env: Mapping[str, str] | None = None, *, log: str = "out"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.command = command
         self.log = folder / log
@@ -102,8 +109,13 @@ class Process:
         self._ended = False
         self.began = time.monotonic()
         self._popen = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         assert self._popen.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self._popen.stdout,), daemon=True)
@@ -133,7 +145,10 @@ class Process:
             return "\n".join(self._lines)
 
     def wait_line(self, pattern: str, timeout: float = 60.0) -> str:
-        """The first line that matches, waiting for it. AssertionError with the output when it ends or time runs out."""
+        """The first line that matches, waiting for it.
+
+        AssertionError with the output when it ends or time runs out.
+        """
         seen = 0
         limit = time.monotonic() + timeout
         with self._changed:
@@ -146,7 +161,9 @@ class Process:
                 if self._ended or left <= 0:
                     state = "ended" if self._ended else f"did not print it in {timeout} s"
                     tail = "\n".join(self._lines[-40:])
-                    raise AssertionError(f"{' '.join(self.command[:3])} … {state}; no line like {pattern!r} in:\n{tail}")
+                    raise AssertionError(
+                        f"{' '.join(self.command[:3])} … {state}; no line like {pattern!r} in:\n{tail}"
+                    )
                 self._changed.wait(left)
 
     def is_running(self) -> bool:
@@ -162,7 +179,10 @@ class Process:
                 os.killpg(self.pid, number)
 
     def wait(self, timeout: float = 30.0) -> int:
-        """The exit code, waiting for the end; negative for a signal. subprocess.TimeoutExpired after `timeout`."""
+        """The exit code, waiting for the end.
+
+        Negative for a signal. subprocess.TimeoutExpired after `timeout`.
+        """
         code = self._popen.wait(timeout)
         self._reader.join(5)
         return code
@@ -261,15 +281,19 @@ class Server:
         """SIGCONT."""
         self.running.signal(signal.SIGCONT)
 
-    def restart(self, kind: str | None = None, *, kill: bool = False, **settings: object) -> Self:
-        """Ends the process (by SIGKILL if `kill`) and starts it on the same port and files, perhaps as another kind."""
+    def restart(
+        self, kind: str | None = None, *, kill: bool = False, timeout: float = 60.0, **settings: object
+    ) -> Self:
+        """Ends the process (by SIGKILL if `kill`) and starts it on the same port and files, perhaps as
+        another kind.
+        """
         if self.process is not None and self.process.is_running():
             if kill:
                 self.kill()
             else:
                 self.stop()
         self.kind = kind or self.kind
-        return self.start(**settings)
+        return self.start(timeout=timeout, **settings)
 
     def call(self, code: int, fields: Mapping[str, object] | None = None, body: bytes = b"") -> raw.Answer:
         """One request to this server over a connection of its own."""
@@ -295,26 +319,43 @@ class NameServer(Server):
 class Broker(Server):
     """A broker; settings not given are those of the shape `one master, asynchronous`, on 127.0.0.1.
 
-    Official 4.x brokers put their fast listener on listenPort - 2 and, whatever haListenPort says in some versions, HA on
-    listenPort + 1, so four ports in a row are kept for each broker.
+    Official 4.x brokers put their fast listener on listenPort - 2 and, whatever haListenPort says in some
+    versions, HA on listenPort + 1, so four ports in a row are kept for each broker.
     """
 
     role = "broker"
     main_class = "org.apache.rocketmq.broker.BrokerStartup"
 
     def __init__(
-        self, kind: str, folder: Path, namesrv: str, *, name: str = "broker-a", broker_id: int = 0,
-        role: str = "ASYNC_MASTER", store: Path | None = None, **settings: object,
+        self,
+        kind: str,
+        folder: Path,
+        namesrv: str,
+        *,
+        name: str = "broker-a",
+        broker_id: int = 0,
+        role: str = "ASYNC_MASTER",
+        store: Path | None = None,
+        **settings: object,
     ) -> None:
         port = free_ports(before=2, after=1)
         self.store = store or folder / "store"
         self.name = name
         self.broker_id = broker_id
         own = {
-            "brokerClusterName": "DefaultCluster", "brokerName": name, "brokerId": broker_id, "brokerRole": role,
-            "brokerIP1": "127.0.0.1", "brokerIP2": "127.0.0.1", "listenPort": port, "haListenPort": port + 1,
-            "namesrvAddr": namesrv, "storePathRootDir": self.store, "storePathCommitLog": self.store / "commitlog",
-            "flushDiskType": "ASYNC_FLUSH", "autoCreateTopicEnable": "true",
+            "brokerClusterName": "DefaultCluster",
+            "brokerName": name,
+            "brokerId": broker_id,
+            "brokerRole": role,
+            "brokerIP1": "127.0.0.1",
+            "brokerIP2": "127.0.0.1",
+            "listenPort": port,
+            "haListenPort": port + 1,
+            "namesrvAddr": namesrv,
+            "storePathRootDir": self.store,
+            "storePathCommitLog": self.store / "commitlog",
+            "flushDiskType": "ASYNC_FLUSH",
+            "autoCreateTopicEnable": "true",
         }
         super().__init__(kind, folder, port, {**own, **settings})
 
@@ -327,9 +368,9 @@ class Broker(Server):
 class Cluster:
     """Servers that live and die together in one temporary folder.
 
-    `with Cluster() as cluster: cluster.add_namesrv(); cluster.add_broker(); …`. Leaving the block ends every process by
-    SIGKILL (whoever wants to see a clean end calls stop() itself) and removes the folder, except when `keep` is set or
-    POCKETMQ_KEEP is in the environment.
+    `with Cluster() as cluster: cluster.add_namesrv(); cluster.add_broker(); …`. Leaving the block ends
+    every process by SIGKILL (whoever wants to see a clean end calls stop() itself) and removes the folder,
+    except when `keep` is set or POCKETMQ_KEEP is in the environment.
     """
 
     def __init__(self, kind: str = OURS, *, keep: bool = False) -> None:
@@ -361,13 +402,27 @@ class Cluster:
         return server.start() if start else server
 
     def add_broker(
-        self, kind: str | None = None, *, start: bool = True, name: str = "broker-a", broker_id: int = 0,
-        role: str = "ASYNC_MASTER", store: Path | None = None, **settings: object,
+        self,
+        kind: str | None = None,
+        *,
+        start: bool = True,
+        name: str = "broker-a",
+        broker_id: int = 0,
+        role: str = "ASYNC_MASTER",
+        store: Path | None = None,
+        **settings: object,
     ) -> Broker:
         """One more broker, registered with all name servers of the cluster when this returns (if started)."""
         folder = self.folder / f"{name}-{broker_id}-{len(self.servers)}"
         server = Broker(
-            kind or self.kind, folder, self.namesrv_addr, name=name, broker_id=broker_id, role=role, store=store, **settings
+            kind or self.kind,
+            folder,
+            self.namesrv_addr,
+            name=name,
+            broker_id=broker_id,
+            role=role,
+            store=store,
+            **settings,
         )
         self.servers.append(server)
         if start:
@@ -379,13 +434,18 @@ class Cluster:
         """Until every running name server lists the broker."""
         for namesrv in self.namesrvs:
             if namesrv.process is not None and namesrv.process.is_running():
-                wait_until(lambda server=namesrv: broker.address in server.brokers(),  # type: ignore[misc]
-                           f"{broker.name} {broker.address} at name server {namesrv.address}", timeout)
+                wait_until(
+                    lambda server=namesrv: broker.address in server.brokers(),  # type: ignore[misc]
+                    f"{broker.name} {broker.address} at name server {namesrv.address}",
+                    timeout,
+                )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for server in reversed(self.servers):
             if server.process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):

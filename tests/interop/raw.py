@@ -1,7 +1,7 @@
 """A remoting caller of a few lines, for the questions the harness itself has to ask.
 
-It shares no code with the project on purpose: what looks at a server must not be made of the same parts as the server.
-JSON headers only.
+It shares no code with the project on purpose: what looks at a server must not be made of the same parts as
+the server. JSON headers only.
 """
 
 import json
@@ -53,13 +53,27 @@ def read_frame(sock: socket.socket) -> bytes:
 
 
 def call(
-    address: str, code: int, fields: Mapping[str, object] | None = None, body: bytes = b"", *,
-    version: int = V4_9_4, timeout: float = 5.0,
+    address: str,
+    code: int,
+    fields: Mapping[str, object] | None = None,
+    body: bytes = b"",
+    *,
+    version: int = V4_9_4,
+    timeout: float = 5.0,
 ) -> Answer:
-    """Asks the server at `host:port` on a connection of its own. OSError when it cannot be reached in `timeout` seconds."""
+    """Asks the server at `host:port` on a connection of its own.
+
+    OSError when it cannot be reached in `timeout` seconds.
+    """
     host, _, port = address.rpartition(":")
-    header = {"code": code, "flag": 0, "language": "JAVA", "opaque": 1, "version": version,
-              "extFields": {key: str(value) for key, value in (fields or {}).items()}}
+    header = {
+        "code": code,
+        "flag": 0,
+        "language": "JAVA",
+        "opaque": 1,
+        "version": version,
+        "extFields": {key: str(value) for key, value in (fields or {}).items()},
+    }
     with socket.create_connection((host, int(port)), timeout) as sock:
         sock.sendall(frame(header, body))
         data = read_frame(sock)

@@ -1,0 +1,334 @@
+"""The official Java client, driven from Python: one JVM per client version and header serialization.
+
+Owns the JVM that runs `java/interop/Driver.java` and the pairing of questions with answers; a Driver may be
+used from several threads. The clients it makes are handles: Producer, PushConsumer, LitePullConsumer,
+PullConsumer. What the client returns comes back as the JSON objects that Texts.java describes.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from tests.interop import maven
+
+Json = dict[str, Any]
+
+JAVA_SOURCES: Final = Path(__file__).resolve().parent / "java"
+
+JVM: Final = (
+    "-Xmx256m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -Xshare:auto "
+    "--add-opens=java.base/java.nio=ALL-UNNAMED --add-opens=java.base/sun.nio.ch=ALL-UNNAMED"  # 4.8.0's netty
+).split()
+
+
+class ClientError(Exception):
+    """The exception that the official client threw, with its causes, as text."""
+
+
+class Driver:
+    """One JVM with the official client of one version; ends with the `with` block."""
+
+    def __init__(self, version: str, serialization: str = "JSON", **system_properties: str) -> None:
+        self.version = version
+        self.serialization = serialization
+        self.folder = Path(tempfile.mkdtemp(prefix=f"pocketmq-client-{version}-"))
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, concurrent.futures.Future[Any]] = {}
+        self._lock = threading.Lock()
+        classes = maven.compiled(JAVA_SOURCES.rglob("*.java"), "client", version)
+        properties = {
+            "user.home": str(self.folder),  # its logs and the offsets of broadcasting consumers go there
+            "java.io.tmpdir": str(self.folder),
+            "rocketmq.serialize.type": serialization,
+            **system_properties,
+        }
+        self._errors = (self.folder / "stderr").open("wb")
+        self._popen = subprocess.Popen(
+            [
+                *("java", *JVM),
+                *(f"-D{key}={value}" for key, value in properties.items()),
+                *("-cp", maven.classpath("client", version, classes), "interop.Driver"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+        )
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._questions = self._popen.stdin
+        self._reader = threading.Thread(target=self._read, args=(self._popen.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, answers: IO[bytes]) -> None:
+        with answers:
+            for line in answers:
+                answer = json.loads(line)
+                with self._lock:
+                    future = self._waiting.pop(answer["id"])
+                if "error" in answer:
+                    future.set_exception(ClientError(answer["error"]))
+                else:
+                    future.set_result(answer.get("result"))
+        with self._lock:
+            left = list(self._waiting.values())
+            self._waiting.clear()
+        for future in left:
+            future.set_exception(ClientError("the JVM ended"))
+
+    def begin(self, command: str, **arguments: object) -> "concurrent.futures.Future[Any]":
+        """Sends a command and returns the future of its result; ClientError when the client throws."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            number = next(self._numbers)
+            self._waiting[number] = future
+            self._questions.write(json.dumps({"id": number, "do": command, **arguments}).encode() + b"\n")
+            self._questions.flush()
+        return future
+
+    def do(self, command: str, *, within: float = 60.0, **arguments: object) -> Any:
+        """The result of a command, for which it has `within` seconds."""
+        return self.begin(command, **arguments).result(within)
+
+    def fresh(self, what: str) -> str:
+        """A name that no other client of this or another driver bears."""
+        return f"{what}-{os.urandom(4).hex()}"
+
+    def producer(self, namesrv: str, *, group: str | None = None, **options: object) -> "Producer":
+        """A started producer; options as in Producers.java: retries, timeout, vip, transactional, …"""
+        name = self.fresh("producer")
+        client_id = self.do("producer", name=name, namesrv=namesrv, group=group or name, **options)
+        return Producer(self, name, group or name, client_id)
+
+    def push(self, namesrv: str, topic: str, *, group: str | None = None, **options: object) -> "PushConsumer":
+        """A started push consumer; options as in PushConsumers.java: tags, broadcast, where, orderly, …"""
+        name = self.fresh("push")
+        group = group or name
+        client_id = self.do("push", name=name, namesrv=namesrv, topic=topic, group=group, **options)
+        return PushConsumer(self, name, group, client_id)
+
+    def lite(self, namesrv: str, topic: str, *, group: str | None = None, **options: object) -> "LitePullConsumer":
+        """A started lite pull consumer, subscribed to the topic unless `assign` lists queues."""
+        name = self.fresh("lite")
+        group = group or name
+        client_id = self.do("lite", name=name, namesrv=namesrv, topic=topic, group=group, **options)
+        return LitePullConsumer(self, name, group, client_id)
+
+    def puller(self, namesrv: str, *, group: str | None = None, **options: object) -> "PullConsumer":
+        """A started pull consumer of the older kind."""
+        name = self.fresh("pull")
+        group = group or name
+        client_id = self.do("puller", name=name, namesrv=namesrv, group=group, **options)
+        return PullConsumer(self, name, group, client_id)
+
+    def close(self) -> None:
+        """Ends the JVM, and with it every client that was not closed."""
+        with contextlib.suppress(OSError):
+            self._questions.close()
+        try:
+            self._popen.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._reader.join(5)
+        self._errors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """SIGKILL: the clients vanish without a word."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """What the handles share: a name in the JVM, a group, a client id; closed with the `with` block."""
+
+    def __init__(self, driver: Driver, name: str, group: str, client_id: str) -> None:
+        self.driver = driver
+        self.name = name
+        self.group = group
+        self.client_id = client_id
+
+    def do(self, command: str, *, within: float = 60.0, **arguments: object) -> Any:
+        """A command to this client."""
+        return self.driver.do(command, within=within, name=self.name, **arguments)
+
+    def close(self) -> None:
+        """The client's own orderly shutdown."""
+        self.do("shutdown")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(ClientError, concurrent.futures.TimeoutError):
+            self.close()
+
+
+class Producer(Client):
+    """DefaultMQProducer or TransactionMQProducer, and the questions that MQAdmin can ask."""
+
+    def create_topic(self, topic: str, queues: int = 4) -> None:
+        """Creates the topic on every broker that has TBW102."""
+        self.do("createTopic", topic=topic, queues=queues)
+
+    def send(
+        self,
+        topic: str,
+        body: str | None = None,
+        *,
+        mode: str = "sync",
+        to: Mapping[str, object] | None = None,
+        select: int | None = None,
+        **message: object,
+    ) -> Json:
+        """Sends one message: mode sync, async or oneway; `to` a queue, or `select`ed by number, or wherever.
+
+        `message`: tags, keys, props, flag, wait, delay; size and seed instead of a body. The result has the
+        fields of SendResult (none of them when oneway) and `sentAt` in µs.
+        """
+        how: Json = {"mode": mode}
+        if to is not None:
+            how.update(broker=to["broker"], queue=to["queue"])
+        if select is not None:
+            how["select"] = select
+        content = message if body is None else {"body": body, **message}
+        result: Json = self.do("send", topic=topic, message=content, **how)
+        return result
+
+    def send_many(self, topic: str, prefix: str, count: int, *, mode: str = "sync", **message: object) -> list[Json]:
+        """Sends `count` messages with the bodies prefix0, prefix1, …"""
+        results: list[Json] = self.do("sendMany", topic=topic, prefix=prefix, count=count, mode=mode, message=message)
+        return results
+
+    def send_batch(
+        self, topic: str, messages: Sequence[Mapping[str, object]], to: Mapping[str, object] | None = None
+    ) -> Json:
+        """Sends the messages as one batch."""
+        where = {} if to is None else {"broker": to["broker"], "queue": to["queue"]}
+        result: Json = self.do("batch", topic=topic, messages=list(messages), **where)
+        return result
+
+    def queues(self, topic: str) -> list[Json]:
+        """The queues it would send to."""
+        queues: list[Json] = self.do("publishQueues", topic=topic)
+        return queues
+
+    def offset(self, kind: str, queue: Mapping[str, object], **more: object) -> int:
+        """One of minOffset, maxOffset, earliest, searchOffset (with timestamp, ms)."""
+        value: int = self.do(kind, **{**queue, **more})
+        return value
+
+    def view(self, topic: str, message_id: str) -> Json:
+        """The message with that offset id (or unique id, if the broker has an index)."""
+        message: Json = self.do("view", topic=topic, msgId=message_id)
+        return message
+
+    def query(self, topic: str, key: str, **limits: object) -> list[Json]:
+        """The messages with that key; limits begin, end (ms), max."""
+        messages: list[Json] = self.do("query", topic=topic, key=key, **limits)
+        return messages
+
+    def flow(self, topic: str, file: Path, **options: object) -> "Flow":
+        """Starts sending without pause, recording what is acknowledged in `file`.
+
+        Options: threads, size, limit.
+        """
+        name = self.driver.fresh("flow")
+        self.driver.do("flow", name=name, producer=self.name, topic=topic, file=str(file), keys=f"{name}-", **options)
+        return Flow(self.driver, name, self.group, self.client_id)
+
+
+class Flow(Client):
+    """Threads that send until stopped."""
+
+    def state(self) -> Json:
+        """Counts so far: acknowledged (SEND_OK), failed, lastError, running."""
+        state: Json = self.do("flowState")
+        return state
+
+    def stop(self) -> Json:
+        """Stops sending and returns the last counts."""
+        state: Json = self.do("stopFlow", within=90.0)
+        return state
+
+    @staticmethod
+    def acknowledged(file: Path, statuses: Sequence[str] = ("SEND_OK",)) -> list[Json]:
+        """What the file says was acknowledged. A last line cut short by a kill was not."""
+        names = ("key", "msgId", "offsetMsgId", "broker", "queue", "offset", "status")
+        rows = [
+            dict(zip(names, line.split(), strict=True))
+            for line in file.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        return [
+            {**row, "queue": int(row["queue"]), "offset": int(row["offset"])}
+            for row in rows
+            if row["status"] in statuses
+        ]
+
+
+class PushConsumer(Client):
+    """DefaultMQPushConsumer that keeps what it is given."""
+
+    def received(self, count: int = 0, *, timeout: float = 20.0, skip: int = 0) -> list[Json]:
+        """All received so far (after the first `skip`), once there are `count` or `timeout` seconds are
+        over.
+        """
+        messages: list[Json] = self.do(
+            "received", count=count, timeout=int(timeout * 1000), within=timeout + 30, **{"from": skip}
+        )
+        return messages
+
+    def assigned(self) -> list[Json]:
+        """The queues that it holds now."""
+        queues: list[Json] = self.do("assigned")
+        return queues
+
+
+class LitePullConsumer(Client):
+    """DefaultLitePullConsumer."""
+
+    def poll(self, count: int, *, timeout: float = 20.0) -> list[Json]:
+        """Polls until it has `count` messages or `timeout` seconds are over."""
+        messages: list[Json] = self.do("poll", count=count, timeout=int(timeout * 1000), within=timeout + 30)
+        return messages
+
+    def at(self, kind: str, queue: Mapping[str, object], **more: object) -> Any:
+        """One of seek (with offset), committed, offsetForTimestamp (with timestamp, ms)."""
+        return self.do(kind, **{**queue, **more})
+
+
+class PullConsumer(Client):
+    """DefaultMQPullConsumer."""
+
+    def pull(self, queue: Mapping[str, object], offset: int, **options: object) -> Json:
+        """One pull; options max, tags, sql, block, async. Status, next, min, max, messages."""
+        result: Json = self.do("pull", **{**queue, "offset": offset, **options})
+        return result
+
+    def queues(self, topic: str) -> list[Json]:
+        """The topic's queues to read from."""
+        queues: list[Json] = self.do("pullQueues", topic=topic)
+        return queues
