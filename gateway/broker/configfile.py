@@ -1,0 +1,88 @@
+"""ConfigFile: one of the broker's JSON tables on disk (`config/topics.json` and its like).
+
+A table calls `changed` after each change. The file is then written at once, unless it was written within the last
+100 ms: then it stays dirty for the next `save_if_dirty`, which the broker calls every second and at its end. So the
+creation of one topic is on disk before its first message is acknowledged, and the creation of ten thousand does not
+write a growing table ten thousand times. A change that somebody asked for by name (mqadmin) calls `save` and is on disk
+before it is answered.
+
+A large table that changes all the time (offsets) is written in a thread instead: `begin_save` takes the text, the
+returned job writes it, `save_ended` notes the outcome. Nothing else writes that file meanwhile.
+
+Writing is `store.jsonfile.save_json`: a new file takes the place of the old one, which stays as `.bak`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from store.jsonfile import save_json
+
+SAVE_PAUSE_MS = 100
+
+log = structlog.get_logger(__name__)
+
+
+class SaveJob(NamedTuple):
+    """A table's text on its way to disk."""
+
+    path: Path
+    data: bytes
+
+    def run(self) -> None:
+        """Writes it; in any thread. Raises OSError."""
+        save_json(self.path, self.data)
+
+
+class ConfigFile:
+    """The file at `path`, which holds what `encode` returns; `now_ms` is the clock."""
+
+    def __init__(self, path: Path, encode: Callable[[], bytes], now_ms: Callable[[], int]) -> None:
+        self._path = path
+        self._encode = encode
+        self._now_ms = now_ms
+        self._saved_ms: int | None = None
+        self._failing = False
+        self.dirty = False
+
+    def changed(self) -> None:
+        """Notes a change; writes it now if the last write is long enough ago. Failures are logged, not raised."""
+        self.dirty = True
+        if self._saved_ms is None or not 0 <= self._now_ms() - self._saved_ms < SAVE_PAUSE_MS:
+            self.save_if_dirty()
+
+    def save_if_dirty(self) -> None:
+        """Writes what is not on disk yet. A failure (a full disk) is logged once and tried again at the next call."""
+        if not self.dirty:
+            return
+        try:
+            self.save()
+        except OSError as error:
+            self.save_ended(error)
+
+    def save(self) -> None:
+        """Writes the table as it is now; raises OSError."""
+        self.dirty = True
+        self._saved_ms = self._now_ms()
+        save_json(self._path, self._encode())
+        self.dirty = False
+        self.save_ended(None)
+
+    def begin_save(self) -> SaveJob | None:
+        """The write that is due, or None; changes from now on are another write's. Follow it with `save_ended`."""
+        if not self.dirty:
+            return None
+        self.dirty = False
+        return SaveJob(self._path, self._encode())
+
+    def save_ended(self, error: OSError | None) -> None:
+        """Notes how a write went; a failed one is due again. Logs changes from well to failing and back."""
+        if error is not None:
+            self.dirty = True
+            if not self._failing:
+                log.error("config_file_not_saved", file=str(self._path), error=str(error))
+        elif self._failing:
+            log.info("config_file_saved_again", file=str(self._path))
+        self._failing = error is not None

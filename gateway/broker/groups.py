@@ -1,0 +1,132 @@
+"""GroupTable: the settings of every consumer group, and `config/subscriptionGroup.json`.
+
+A group that is asked for and unknown comes into being with default settings if autoCreateSubscriptionGroup allows it,
+as with official's SubscriptionGroupManager. The number of groups is bounded, because any client can invent names.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from protocol.bodies import DataVersion, GroupTableBody, SubscriptionGroupConfig
+from protocol.codes import ResponseCode
+from store.jsonfile import load_json
+
+from gateway.broker import names
+from gateway.broker.configfile import ConfigFile
+from gateway.routing import Refused
+
+MAX_GROUPS = 100_000
+MAX_RETRY_QUEUES = 1024
+
+log = structlog.get_logger(__name__)
+
+
+class GroupOptions(Protocol):
+    """The broker's option that decides whether groups come into being by themselves."""
+
+    auto_create_subscription_group: bool
+
+
+class GroupTable:
+    """All consumer groups by name; `now_ms` is the clock that dates changes."""
+
+    def __init__(self, options: GroupOptions, path: Path, now_ms: Callable[[], int]) -> None:
+        self._options = options
+        self._now_ms = now_ms
+        self._groups = {name: SubscriptionGroupConfig(group_name=name) for name in names.SYSTEM_GROUPS}
+        self.data_version = DataVersion(counter=0, timestamp=now_ms())
+        self.file = ConfigFile(path, self.encode, now_ms)
+        body = load_json(path, GroupTableBody.decode)
+        if body is not None:
+            self._groups.update(body.subscription_group_table)
+            self.data_version = body.data_version
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __contains__(self, group: str) -> bool:
+        return group in self._groups
+
+    def get(self, group: str) -> SubscriptionGroupConfig | None:
+        """The group's settings if it exists; never creates it."""
+        return self._groups.get(group)
+
+    def names(self) -> list[str]:
+        return list(self._groups)
+
+    def find(self, group: str) -> SubscriptionGroupConfig:
+        """The group's settings; creates the group where that is allowed.
+
+        Refuses with SUBSCRIPTION_GROUP_NOT_EXIST where it is not, and names that may not be.
+        """
+        config = self._groups.get(group)
+        if config is not None:
+            return config
+        names.check_group(group)
+        if not self._options.auto_create_subscription_group and not group.startswith(names.SYSTEM_GROUP_PREFIX):
+            raise Refused(
+                ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group}] does not exist"
+            )
+        self._check_room(1)
+        config = self._groups[group] = SubscriptionGroupConfig(group_name=group)
+        log.info("group_created", group=group)
+        self._next_version()
+        self.file.changed()
+        return config
+
+    def update(self, configs: Iterable[SubscriptionGroupConfig]) -> None:
+        """Creates or replaces groups, all or none; they are on disk when this returns."""
+        configs = list(configs)
+        for config in configs:
+            names.check_group(config.group_name)
+            if not 0 <= config.retry_queue_nums <= MAX_RETRY_QUEUES:
+                raise Refused(
+                    ResponseCode.SYSTEM_ERROR,
+                    f"group {config.group_name}: {config.retry_queue_nums} retry queues,"
+                    f" allowed are 0 to {MAX_RETRY_QUEUES}",
+                )
+        self._check_room(len({config.group_name for config in configs} - self._groups.keys()))
+        for config in configs:
+            self._groups[config.group_name] = config
+        if configs:
+            self._next_version()
+            self.file.save()
+
+    def delete(self, group: str) -> bool:
+        """Forgets a group's settings; returns whether there were any. On disk when this returns."""
+        if self._groups.pop(group, None) is None:
+            return False
+        self._next_version()
+        self.file.save()
+        return True
+
+    def replace(self, body: GroupTableBody) -> bool:
+        """On a slave: becomes the master's table. Returns whether it was another one; raises OSError."""
+        if body.data_version == self.data_version:
+            return False
+        for group in body.subscription_group_table:
+            names.check_group(group)
+        self._groups.clear()
+        self._groups.update(body.subscription_group_table)
+        self.data_version = body.data_version
+        self.file.save()
+        return True
+
+    def snapshot(self) -> GroupTableBody:
+        """The table as it is now; shares its configs, which never change."""
+        return GroupTableBody(data_version=self.data_version, subscription_group_table=dict(self._groups))
+
+    def encode(self) -> bytes:
+        """The text of subscriptionGroup.json."""
+        return self.snapshot().encode()
+
+    def _check_room(self, more: int) -> None:
+        if len(self._groups) + more > MAX_GROUPS:
+            raise Refused(ResponseCode.SYSTEM_ERROR, f"this broker has its limit of {MAX_GROUPS} groups")
+
+    def _next_version(self) -> None:
+        version = self.data_version
+        self.data_version = DataVersion(counter=version.counter + 1, timestamp=self._now_ms())

@@ -1,0 +1,96 @@
+"""Names of topics and groups: which exist by convention, and which text may become one.
+
+A topic's name becomes a directory (`consumequeue/<topic>`), so nothing but the characters that RocketMQ's own
+TopicValidator allows may pass: neither `.` nor `/` nor NUL is among them, hence no name can leave the store.
+"""
+
+import re
+
+from protocol.codes import ResponseCode
+
+from gateway.routing import Refused
+
+MAX_TOPIC_LENGTH = 127  # the record keeps the topic's length in one signed byte
+MAX_GROUP_LENGTH = 255
+
+RETRY_PREFIX = "%RETRY%"
+DLQ_PREFIX = "%DLQ%"
+SYSTEM_TOPIC_PREFIX = "rmq_sys_"
+SYSTEM_GROUP_PREFIX = "CID_RMQ_SYS_"
+
+AUTO_CREATE_TOPIC = "TBW102"
+SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
+BENCHMARK_TOPIC = "BenchmarkTest"
+HALF_TOPIC = "RMQ_SYS_TRANS_HALF_TOPIC"
+OP_HALF_TOPIC = "RMQ_SYS_TRANS_OP_HALF_TOPIC"
+TRANS_CHECK_MAX_TIME_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
+TRACE_TOPIC = "RMQ_SYS_TRACE_TOPIC"
+SELF_TEST_TOPIC = "SELF_TEST_TOPIC"
+OFFSET_MOVED_TOPIC = "OFFSET_MOVED_EVENT"
+
+SYSTEM_TOPICS = frozenset(
+    {
+        AUTO_CREATE_TOPIC,
+        SCHEDULE_TOPIC,
+        BENCHMARK_TOPIC,
+        HALF_TOPIC,
+        OP_HALF_TOPIC,
+        TRANS_CHECK_MAX_TIME_TOPIC,
+        TRACE_TOPIC,
+        SELF_TEST_TOPIC,
+        OFFSET_MOVED_TOPIC,
+    }
+)
+SEND_FORBIDDEN_TOPICS = SYSTEM_TOPICS - {AUTO_CREATE_TOPIC, BENCHMARK_TOPIC, TRACE_TOPIC}
+SYSTEM_GROUPS = (
+    "TOOLS_CONSUMER",
+    "FILTERSRV_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_PULL",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_OWNER",
+)
+
+_allowed = re.compile(r"[%|a-zA-Z0-9_-]+").fullmatch
+
+
+def check_topic(topic: str) -> None:
+    """Refuses what may not be a topic's name, in the words that mqadmin users know."""
+    if _allowed(topic) and len(topic) <= MAX_TOPIC_LENGTH:
+        return
+    if not topic.strip():
+        remark = "The specified topic is blank."
+    elif not _allowed(topic):
+        remark = "The specified topic contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
+    else:
+        remark = "The specified topic is longer than topic max length."
+    raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+
+
+def check_group(group: str) -> None:
+    """Refuses what may not be a group's name."""
+    if _allowed(group) and len(group) <= MAX_GROUP_LENGTH:
+        return
+    if not group.strip():
+        remark = "The specified group is blank."
+    elif not _allowed(group):
+        remark = "The specified group contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
+    else:
+        remark = f"The specified group is longer than group max length {MAX_GROUP_LENGTH}."
+    raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+
+
+def is_system_topic(topic: str) -> bool:
+    """Whether the topic belongs to the broker itself on every RocketMQ broker."""
+    return topic in SYSTEM_TOPICS or topic.startswith(SYSTEM_TOPIC_PREFIX)
+
+
+def retry_topic(group: str) -> str:
+    """The topic that keeps what the group could not consume and shall see again."""
+    return RETRY_PREFIX + group
+
+
+def dead_letter_topic(group: str) -> str:
+    """The topic that keeps what the group could not consume at all."""
+    return DLQ_PREFIX + group

@@ -1,0 +1,134 @@
+"""OffsetTable: how far each consumer group has come in each queue, and `config/consumerOffset.json`.
+
+The file is official's: keys `topic@group`, queue ids as unquoted numbers. It is written every 5 s
+(flushConsumerOffsetInterval) and at the end, so a killed broker repeats up to 5 s of progress, as official does;
+consumers have to cope with repetition anyway.
+
+An offset is a count of messages, never negative. The caller passes the end of the queue as `ceiling`, as an offset
+beyond it would skip messages that are still to come. Entries are bounded; who may have one (an existing topic, a valid
+group, a queue that exists) is checked by the handlers.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from protocol.bodies import ConsumerOffsetBody
+from protocol.codes import ResponseCode
+from store.jsonfile import load_json
+
+from gateway.broker.configfile import ConfigFile
+from gateway.routing import Refused
+
+MAX_ENTRIES = 1_000_000
+NOT_FOUND = -1
+_LARGEST_OFFSET = 2**63 - 1
+
+log = structlog.get_logger(__name__)
+
+
+class OffsetTable:
+    """Offsets by group, topic and queue; `file.dirty` says whether the disk knows them all."""
+
+    def __init__(self, path: Path, now_ms: Callable[[], int]) -> None:
+        self._offsets: dict[str, dict[int, int]] = {}
+        self._count = 0
+        self.file = ConfigFile(path, self.encode, now_ms)
+        body = load_json(path, ConsumerOffsetBody.decode)
+        if body is not None:
+            self.merge(body)
+            self.file.dirty = False
+
+    def __len__(self) -> int:
+        """The number of queues in which some group has an offset."""
+        return self._count
+
+    # ---- one queue
+
+    def commit(self, group: str, topic: str, queue_id: int, offset: int, *, ceiling: int) -> None:
+        """Notes that the group goes on at `offset`, or at `ceiling` if that is less. Negative offsets are refused."""
+        if offset < 0 or queue_id < 0:
+            raise Refused(ResponseCode.SYSTEM_ERROR, f"offset {offset} of queue {queue_id}: negative")
+        queues = self._offsets.get(f"{topic}@{group}")
+        if queues is None or queue_id not in queues:
+            queues = self._make_room(f"{topic}@{group}")
+            self._count += 1
+        queues[queue_id] = min(offset, ceiling)
+        self.file.dirty = True
+
+    def _make_room(self, key: str) -> dict[int, int]:
+        if self._count >= MAX_ENTRIES:
+            raise Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+        return self._offsets.setdefault(key, {})
+
+    def query(self, group: str, topic: str, queue_id: int) -> int:
+        """Where the group goes on, or NOT_FOUND."""
+        queues = self._offsets.get(f"{topic}@{group}")
+        return NOT_FOUND if queues is None else queues.get(queue_id, NOT_FOUND)
+
+    # ---- whole groups and topics
+
+    def queues(self, group: str, topic: str) -> dict[int, int]:
+        """The group's offsets in the topic by queue id; a copy."""
+        return dict(self._offsets.get(f"{topic}@{group}", {}))
+
+    def topics_of(self, group: str) -> list[str]:
+        """The topics in which the group has offsets."""
+        return [topic for topic, owner in map(_split, self._offsets) if owner == group]
+
+    def groups_of(self, topic: str) -> list[str]:
+        """The groups that have offsets in the topic."""
+        return [group for subject, group in map(_split, self._offsets) if subject == topic]
+
+    def remove_group(self, group: str) -> None:
+        for topic in self.topics_of(group):
+            self._remove(f"{topic}@{group}")
+
+    def remove_topic(self, topic: str) -> None:
+        """A topic created anew under the same name counts from 0 again; old offsets would be beyond its end."""
+        for group in self.groups_of(topic):
+            self._remove(f"{topic}@{group}")
+
+    def _remove(self, key: str) -> None:
+        self._count -= len(self._offsets.pop(key))
+        self.file.dirty = True
+
+    def clone(self, source: str, target: str, topic: str) -> None:
+        """Lets the target group go on where the source group stands in the topic."""
+        offsets = self._offsets.get(f"{topic}@{source}")
+        if offsets:
+            self._put(f"{topic}@{target}", dict(offsets))
+
+    def merge(self, body: ConsumerOffsetBody) -> None:
+        """Takes over the offsets of a file or (on a slave) of the master; keys that are absent there stay.
+
+        Entries that can be nobody's offset are left out and logged.
+        """
+        for key, offsets in body.offset_table.items():
+            sound = {
+                queue_id: offset
+                for queue_id, offset in offsets.items()
+                if queue_id >= 0 and 0 <= offset <= _LARGEST_OFFSET
+            }
+            if key.count("@") != 1 or len(sound) != len(offsets):
+                log.warning("consumer_offsets_left_out", key=key, entries=len(offsets) - len(sound))
+            if key.count("@") == 1:
+                self._put(key, sound)
+
+    def _put(self, key: str, offsets: dict[int, int]) -> None:
+        count = self._count - len(self._offsets.get(key, ())) + len(offsets)
+        if count > MAX_ENTRIES:
+            raise Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+        self._offsets[key] = offsets
+        self._count = count
+        self.file.dirty = True
+
+    def encode(self) -> bytes:
+        """The text of consumerOffset.json."""
+        return ConsumerOffsetBody(offset_table=self._offsets).encode()
+
+
+def _split(key: str) -> tuple[str, str]:
+    topic, _, group = key.partition("@")
+    return topic, group
