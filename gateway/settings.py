@@ -5,7 +5,7 @@ a start, because official files carry keys of plug-ins and of other versions; a 
 key that was probably meant. A known key with a bad value does stop it, before anything is written to disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -75,6 +75,36 @@ def load_namesrv(
     return NamesrvConfiguration(options, remarks)
 
 
+NAMESRV_ALIASES = {"namesrvPort": "listenPort", "namesrvMetricsPort": "metricsPort"}
+"""The name server's keys whose own names mean the broker when both run in one process."""
+
+
+def load_both(
+    file: str | None = None, overrides: Mapping[str, str] | None = None
+) -> tuple[NamesrvConfiguration, BrokerConfiguration]:
+    """Options of a name server and a broker in one process, with data under ./data. Raises ConfigError.
+
+    One file and one list of keys serve both. All remarks are in the broker's configuration. NAMESRV_ADDR does not
+    count here: the name server is the own one, and namesrvAddr names others that the broker registers with too.
+    """
+    data = Path("data").absolute()
+    defaults = {
+        "brokerName": "broker-a",
+        "storePathRootDir": str(data / "store"),
+        "kvConfigPath": str(data / "namesrv" / "kvConfig.json"),
+        "configStorePath": str(data / "namesrv" / "namesrv.properties"),
+    }
+    settings = Settings(file, overrides, None, defaults)
+    options = settings.build(BrokerOptions)
+    store_options = settings.build(StoreOptions)
+    namesrv_options = settings.renamed(NAMESRV_ALIASES).build(NamesrvOptions)
+    idle, remarks = settings.leftovers(BrokerOptions, StoreOptions, NamesrvOptions, aliases=NAMESRV_ALIASES)
+    options.without_effect = namesrv_options.without_effect = idle
+    remarks += _settle_identity(options, store_options, settings)
+    _settle_ports(options, store_options, settings)
+    return NamesrvConfiguration(namesrv_options, []), BrokerConfiguration(options, store_options, remarks)
+
+
 class Settings:
     """All texts that were given, by key, each with the place that the winning one came from."""
 
@@ -88,6 +118,7 @@ class Settings:
         self.file = file
         self.texts: dict[str, str] = {}
         self._origins: dict[str, str] = {}
+        self._aliases: dict[str, str] = {}
         self._add(defaults or {}, "default")
         if environ and environ.get("NAMESRV_ADDR"):
             self._add({"namesrvAddr": environ["NAMESRV_ADDR"]}, _ENVIRONMENT)
@@ -101,7 +132,22 @@ class Settings:
 
     def error(self, problem: OptionError) -> ConfigError:
         """The same problem with the place where the value stands."""
-        return ConfigError(f"{self._origins.get(problem.key, 'default')}: {problem}")
+        origin = self._origins.get(problem.key, "default")
+        alias = self._aliases.get(problem.key, problem.key)
+        return ConfigError(f"{origin}: {OptionError(alias, problem.value, problem.allowed)}")
+
+    def renamed(self, aliases: Mapping[str, str]) -> "Settings":
+        """These settings as seen by a server whose keys were given under other names: `{given: its own}`."""
+        other = Settings(None)
+        other.file = self.file
+        kept = {key: text for key, text in self.texts.items() if key not in aliases.values()}
+        for given, own in aliases.items():
+            if given in kept:
+                kept[own] = kept.pop(given)
+                other._aliases[own] = given
+        for key, text in kept.items():
+            other._add({key: text}, self._origins[other._aliases.get(key, key)])
+        return other
 
     def build(self, cls: type[AnyOptions]) -> AnyOptions:
         """The options of one class. Raises ConfigError for a value that its key does not take."""
@@ -110,9 +156,9 @@ class Settings:
         except OptionError as problem:
             raise self.error(problem) from None
 
-    def leftovers(self, *classes: type[Options]) -> tuple[dict[str, str], list[Remark]]:
+    def leftovers(self, *classes: type[Options], aliases: Iterable[str] = ()) -> tuple[dict[str, str], list[Remark]]:
         """Official keys that were given and have no effect, and remarks on them and on unknown keys."""
-        used = {key for cls in classes for key in cls.declared()}
+        used = {key for cls in classes for key in cls.declared()}.union(aliases)
         rest = self.texts.keys() - used
         if not rest:
             return {}, []
@@ -121,7 +167,7 @@ class Settings:
         official = officialkeys.BROKER.keys() | officialkeys.SERVER.keys() | officialkeys.SINCE_5
         idle = {key: text for key, text in self.texts.items() if key in rest and key in official}
         remarks = [
-            Remark("unknown_config_key", {"key": key, "origin": self._origins[key]} | _meant(key, used | official))
+            Remark("unknown_config_key", {"key": key, "given_in": self._origins[key]} | _meant(key, used | official))
             for key in self.texts
             if key in rest and key not in official
         ]
