@@ -1,0 +1,355 @@
+"""JSON as fastjson writes it: standard JSON, and the three ways in which RocketMQ's bodies and files leave it.
+
+    unquoted numbers as keys    {"brokerAddrs":{0:"10.0.0.1:10911"}}
+    objects as keys             {"offsetTable":{{"brokerName":"b","queueId":0,"topic":"T"}:5}}
+    a map as a list of pairs    {"offsetTable":[[{"brokerName":"b",..},5]]}, the gson form; needs to be asked for
+
+`Reader` decodes bytes into a typed value. It tries the cheap way first: msgspec on the text as it is, then on the
+text with its numeric keys quoted. Only what fails both is parsed in Python by `loads`, which knows all forms and
+takes a null member as absent. As that parser is slow, the text it accepts is bounded; so is the nesting. Whatever
+is wrong with a text becomes a `RemoteProtocolError` that names the place.
+
+`dumps` writes fastjson's text byte for byte, but for numbers with a fraction: null members left out, the members
+of a bean in alphabetical order, no spaces; or, with `pretty`, the indented form of RocketMQ's configuration files;
+or, with `standard`, the JSON that every reader accepts (which has no room for objects as keys).
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+
+MAX_DEPTH: Final = 64  # the deepest body of RocketMQ has 7 levels
+MAX_QUOTED_BYTES: Final = 4 << 20  # the worst text takes a second to have its keys quoted
+MAX_TOLERANT_BYTES: Final = 1 << 20  # the worst text takes `loads` half a second
+
+
+class ObjectKey(Mapping[str, "Scalar"]):
+    """An object that stands as a key: a mapping that cannot change and has a hash."""
+
+    __slots__ = ("_hash", "_members")
+
+    def __init__(self, members: Mapping[str, "Scalar"]) -> None:
+        self._members = dict(members)
+        self._hash = hash(frozenset(self._members.items()))
+
+    def __getitem__(self, name: str) -> "Scalar":
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectKey) and self._members == other._members
+
+    def __repr__(self) -> str:
+        return f"ObjectKey({self._members!r})"
+
+
+Scalar: TypeAlias = bool | int | float | str | None
+Key: TypeAlias = str | int | ObjectKey
+Value: TypeAlias = "Scalar | list[Value] | dict[Key, Value]"
+
+T = TypeVar("T")
+
+
+class Reader(Generic[T]):
+    """Decodes texts into values of one msgspec type.
+
+    `repair` changes the parsed value in place before the last attempt, for writers whose members have other types
+    than Java's; it must accept any value. Numbers and booleans may always be written as text.
+    """
+
+    def __init__(self, type_: type[T], name: str, repair: Callable[[Any], None] | None = None) -> None:
+        self._type = type_
+        self._name = name
+        self._repair = repair
+        self._decoder = msgspec.json.Decoder(type_, strict=False)
+
+    def decode(self, data: bytes) -> T:
+        """The value in `data`; raises RemoteProtocolError naming what is wrong and where."""
+        try:
+            return self._decoder.decode(data)
+        except RecursionError:
+            raise RemoteProtocolError(f"{self._name}: nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        if len(data) <= MAX_QUOTED_BYTES:
+            try:
+                return self._decoder.decode(_NUMERIC_KEY.sub(_quote_key, data))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass
+        return self._decode_tolerantly(data)
+
+    def _decode_tolerantly(self, data: bytes) -> T:
+        try:
+            value = loads(data)
+            if self._repair is not None:
+                self._repair(value)
+            return msgspec.convert(value, self._type, strict=False)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"{self._name}: {error.remark}") from None
+        except msgspec.ValidationError as error:
+            raise RemoteProtocolError(f"{self._name}: {error}") from None
+
+
+# A text is skipped as a whole, so that what looks like a key inside it stays as it is.
+# The closing quote is optional: a text that does not end must not be searched again from each quote inside it.
+_NUMERIC_KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|([{,]\s*+)(-?[0-9]++)(?=\s*:)', re.DOTALL)
+
+
+def _quote_key(match: re.Match[bytes]) -> bytes:
+    before, number = match.groups()
+    return match.group() if number is None else b'%b"%b"' % (before, number)
+
+
+def pairs_to_object(value: object) -> object:
+    """The gson form of a map whose keys are objects, in the form that `loads` gives to fastjson's; else `value`."""
+    if not isinstance(value, list):
+        return value
+    members: dict[ObjectKey, object] = {}
+    for pair in value:
+        match pair:
+            case [dict(key), item] if _all_scalar(key):
+                members[ObjectKey(key)] = item
+            case _:
+                return value
+    return members
+
+
+# ---- reading
+
+
+def loads(data: bytes) -> Value:
+    """The value in `data`: an int for an unquoted numeric key, an ObjectKey for an object as key.
+
+    Members that are null are left out, as fastjson leaves the field of a bean as it was. Raises RemoteProtocolError.
+    """
+    if len(data) > MAX_TOLERANT_BYTES:
+        raise RemoteProtocolError(f"{len(data)} bytes of JSON that is not standard; {MAX_TOLERANT_BYTES} are read")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(f"not UTF-8 at byte {error.start}") from None
+    return _Parser(text).document()
+
+
+_TOKEN: Final = re.compile(
+    r'[ \t\r\n]*+(?:([{}\[\]:,])|("[^"\\]*+(?:\\.[^"\\]*+)*+")|(-?[0-9][0-9.eE+-]*+)|(true|false|null)|\Z)', re.DOTALL
+)
+_WORDS: Final[dict[str, Scalar]] = {"true": True, "false": False, "null": None}
+_decode_scalar: Final[Callable[[str], str | int | float]] = msgspec.json.Decoder(str | int | float).decode
+
+
+class _Parser:
+    """One pass over a text; `_kind` is the last token's punctuation character, `s` for a scalar, empty at the end."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+        self._start = 0
+        self._kind = ""
+        self._scalar: Scalar = None
+
+    def document(self) -> Value:
+        self._advance()
+        value = self._value(0)
+        if self._kind:
+            raise self._error("the end")
+        return value
+
+    def _error(self, expected: str) -> RemoteProtocolError:
+        found = self._text[self._start : self._start + 20]
+        return RemoteProtocolError(f"expected {expected} at character {self._start}, found {found!r}")
+
+    def _advance(self) -> None:
+        match = _TOKEN.match(self._text, self._position)
+        if match is None:
+            self._start = self._position
+            raise self._error("a JSON value")
+        self._position = match.end()
+        group = match.lastindex
+        if group is None:
+            self._start, self._kind = self._position, ""
+            return
+        self._start = match.start(group)
+        token = match.group(group)
+        if group == 1:
+            self._kind = token
+            return
+        self._kind = "s"
+        self._scalar = _WORDS[token] if group == 4 else self._decoded(token)
+
+    def _decoded(self, token: str) -> Scalar:
+        try:
+            return _decode_scalar(token)
+        except (msgspec.DecodeError, UnicodeError):
+            raise self._error("a text or a number") from None
+
+    def _value(self, depth: int) -> Value:
+        if depth > MAX_DEPTH:
+            raise RemoteProtocolError(f"more than {MAX_DEPTH} levels at character {self._start}")
+        if self._kind == "s":
+            scalar = self._scalar
+            self._advance()
+            return scalar
+        if self._kind == "{":
+            return self._object(depth)
+        if self._kind == "[":
+            return self._list(depth)
+        raise self._error("a JSON value")
+
+    def _object(self, depth: int) -> dict[Key, Value]:
+        members: dict[Key, Value] = {}
+        self._advance()
+        if self._kind != "}":
+            self._member(members, depth)
+            while self._kind == ",":
+                self._advance()
+                self._member(members, depth)
+        if self._kind != "}":
+            raise self._error("',' or '}'")
+        self._advance()
+        return members
+
+    def _member(self, members: dict[Key, Value], depth: int) -> None:
+        key = self._key(depth)
+        if self._kind != ":":
+            raise self._error("':'")
+        self._advance()
+        value = self._value(depth + 1)
+        if value is None:
+            members.pop(key, None)
+        else:
+            members[key] = value
+
+    def _key(self, depth: int) -> Key:
+        if self._kind == "{":
+            start = self._start
+            members = self._object(depth + 1)
+            scalars = {str(name): value for name, value in members.items() if not isinstance(value, list | dict)}
+            if len(scalars) == len(members):
+                return ObjectKey(scalars)
+            self._start = start
+            raise self._error("a key without inner objects")
+        key = self._scalar
+        if self._kind == "s" and (isinstance(key, str) or type(key) is int):
+            self._advance()
+            return key
+        raise self._error("a key")
+
+    def _list(self, depth: int) -> list[Value]:
+        items: list[Value] = []
+        self._advance()
+        if self._kind != "]":
+            items.append(self._value(depth + 1))
+            while self._kind == ",":
+                self._advance()
+                items.append(self._value(depth + 1))
+        if self._kind != "]":
+            raise self._error("',' or ']'")
+        self._advance()
+        return items
+
+
+def _all_scalar(members: Mapping[Any, Any]) -> bool:
+    return not any(isinstance(value, list | dict) for value in members.values())
+
+
+# ---- writing
+
+_quote: Final = json.JSONEncoder(ensure_ascii=False).encode
+_quote_ascii: Final = json.JSONEncoder(ensure_ascii=True).encode
+
+
+def dumps(value: object, *, standard: bool = False, pretty: bool = False) -> bytes:
+    """`value` as fastjson writes it: structs are beans, keys may be texts, ints, structs and ObjectKeys.
+
+    `standard` quotes numeric keys, sorts the keys of maps and escapes what is not ASCII, which is how 4.9.4 answers
+    clients that ask for standard JSON. `pretty` is RocketMQ's form of JSON files.
+    """
+    parts: list[str] = []
+    _Writer(parts.append, standard, pretty).write(value, "\n" if pretty else "")
+    return "".join(parts).encode()
+
+
+@functools.cache
+def _bean(cls: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    """The members of a bean in alphabetical order of their wire names: (wire name, attribute)."""
+    return tuple(sorted(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True)))
+
+
+class _Writer:
+    """Writes one value. `line` is what starts a new line at the present indentation; empty if not `pretty`."""
+
+    def __init__(self, put: Callable[[str], None], standard: bool, pretty: bool) -> None:
+        self._put = put
+        self._standard = standard
+        self._quote = _quote_ascii if standard else _quote
+        self._tab = "\t" if pretty else ""
+
+    def write(self, value: object, line: str) -> None:
+        if isinstance(value, str):
+            self._put(self._quote(value))
+        elif value is None or isinstance(value, bool):
+            self._put("null" if value is None else "true" if value else "false")
+        elif isinstance(value, int | float):
+            self._put(repr(value) if type(value) is float else str(int(value)))
+        elif isinstance(value, msgspec.Struct):
+            self._members([(name, getattr(value, attribute)) for name, attribute in _bean(type(value))], line)
+        elif isinstance(value, Mapping):
+            self._members(self._ordered(value), line)
+        else:
+            self._items(value, line)
+
+    def _ordered(self, value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+        members = list(value.items())
+        numbers = all(isinstance(key, int) for key in value)
+        if self._standard and not numbers and not all(isinstance(key, str | int) for key in value):
+            raise LocalProtocolError("standard JSON has no room for objects as keys")
+        # Java's hash maps give small numbers in order; texts are sorted where 4.9.4 asks fastjson for it.
+        if numbers or self._standard or isinstance(value, ObjectKey):
+            members.sort(key=lambda member: (isinstance(member[0], str), member[0]))
+        return members
+
+    def _members(self, members: list[tuple[Any, Any]], line: str) -> None:
+        inner = line and line + self._tab
+        separator = "{"
+        for key, value in members:
+            if value is None:
+                continue
+            self._put(separator)
+            self._key(key, inner)
+            self._put(":")
+            self.write(value, inner)
+            separator = ","
+        self._put("{}" if separator == "{" else line + "}")
+
+    def _key(self, key: object, inner: str) -> None:
+        if isinstance(key, str):
+            self._put(inner)  # fastjson breaks lines before texts only
+            self._put(self._quote(key))
+        elif self._standard and isinstance(key, int):
+            self._put(f'{inner}"{key}"')
+        else:
+            self.write(key, inner)
+
+    def _items(self, value: Any, line: str) -> None:
+        inner = line and line + self._tab
+        separator = "["
+        for item in value:
+            self._put(separator + inner)
+            self.write(item, inner)
+            separator = ","
+        self._put("[]" if separator == "[" else line + "]")
