@@ -1,0 +1,273 @@
+"""Look at the files of a consume queue without changing them: where it begins and ends, and what is wrong.
+
+Owns: finding the last unit of a queue with a few small reads (10,000 queues must load in about a second), and
+the complete check of one queue. Decides nothing: what is found is returned as values, recovery and the ``check``
+tool act on them.
+
+Why bisection is right: units are written in order and the rest of a file is zero, so "is there a unit" changes
+once, from yes to no. Damage can break that. Therefore the units that were looked at must also have rising
+physical offsets, the unit behind the end must be zero, and an unclean stop makes recovery cut every queue to what
+the checkpoint vouches for (``ConsumeQueues.truncate_from_physical``) instead of believing what is found here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from store.files import StrPath
+from store.queuefiles import (
+    BLANK_SIZE,
+    BLANK_UNIT,
+    UNIT,
+    UNIT_SIZE,
+    QueueFiles,
+    file_base,
+    store_error,
+)
+
+_ZERO_UNIT = bytes(UNIT_SIZE)
+_FIRST_READ = 4096 // UNIT_SIZE * UNIT_SIZE  # most queues of many are short: one read finds their end
+_LAST_UNITS = 4  # units in front of the end that are compared with each other
+
+
+class QueueDamage(NamedTuple):
+    """Something in a queue's files that a good store cannot have."""
+
+    topic: str
+    queue_id: int
+    file: str
+    position: int  # byte in that file; -1: the file as a whole
+    reason: str
+
+
+class QueueExtent(NamedTuple):
+    """What the files of a queue hold. Offsets are unit numbers; min == max: no message."""
+
+    min_offset: int
+    max_offset: int
+    max_physical_end: int
+
+
+EMPTY = QueueExtent(0, 0, 0)
+
+
+def is_unit(data: bytes, at: int = 0) -> bool:
+    """Whether a unit stands there, as the official recovery decides: offset ≥ 0 and size > 0. A blank is one."""
+    if len(data) < at + UNIT_SIZE:
+        return False
+    physical, size, _ = UNIT.unpack_from(data, at)
+    return bool(physical >= 0 and size > 0)
+
+
+def bisect(low: int, high: int, true_at: Callable[[int], bool]) -> int:
+    """First number in [low, high) for which ``true_at`` is false, if it changes once from true to false."""
+    while low < high:
+        middle = (low + high) // 2
+        if true_at(middle):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+class _OneFile:
+    """The units of one open file."""
+
+    __slots__ = ("_fd", "_files", "_head", "path", "seen", "size")
+
+    def __init__(self, files: QueueFiles, path: str) -> None:
+        self._files = files
+        self.path = path
+        self._fd = files.fs.open(path, readonly=True)
+        try:
+            self.size = files.fs.size(self._fd)
+            self._head = files.fs.pread(self._fd, _FIRST_READ, 0)
+        except OSError:
+            self.close()
+            raise
+        self.seen: list[tuple[int, int]] = []  # (unit, physical offset) of the units looked at
+
+    def close(self) -> None:
+        self._files.fs.close(self._fd)
+
+    def units(self, index: int, count: int = 1) -> bytes:
+        begin, end = index * UNIT_SIZE, (index + count) * UNIT_SIZE
+        if end <= len(self._head):
+            return self._head[begin:end]
+        return self._files.fs.pread(self._fd, end - begin, begin)
+
+    def has_unit(self, index: int) -> bool:
+        data = self.units(index)
+        if not is_unit(data):
+            return False
+        physical, size, _ = UNIT.unpack(data)
+        if size != BLANK_SIZE:
+            self.seen.append((index, physical))
+        return True
+
+    def end(self) -> int:
+        """Number of units up to the first place without one, trailing blanks left out."""
+        in_head = len(self._head) // UNIT_SIZE
+        if in_head and self.has_unit(in_head - 1):
+            found = bisect(in_head, self._files.file_size // UNIT_SIZE, self.has_unit)
+        else:
+            found = bisect(0, in_head, self.has_unit)
+        while found and self.units(found - 1) == BLANK_UNIT:
+            found -= 1
+        return found
+
+    def blanks(self, end: int) -> int:
+        """Number of blank units that the file begins with."""
+        if self.units(0) != BLANK_UNIT:
+            return 0
+        return bisect(0, end, lambda index: self.units(index) == BLANK_UNIT)
+
+    def complaint(self, end: int) -> tuple[int, str] | None:
+        """(byte, reason) if what was seen around the end cannot be right."""
+        begin = max(0, end - _LAST_UNITS)
+        for index in range(begin, end):
+            if not self.has_unit(index):
+                return index * UNIT_SIZE, "a hole between units"
+        last = -1
+        for index, physical in sorted(set(self.seen)):
+            if physical <= last:
+                return index * UNIT_SIZE, "the commitlog offset does not rise"
+            last = physical
+        rest = self.units(end)
+        if any(rest) and rest[:UNIT_SIZE] != BLANK_UNIT:
+            return end * UNIT_SIZE, "neither a unit nor empty"
+        if end == 0:
+            step = 1
+            while step * UNIT_SIZE < self.size:
+                if any(self.units(step)):
+                    return 0, "empty in front of units"
+                step *= 2
+        return None
+
+
+class QueueLoader:
+    """Loads one queue after the other; what is wrong collects in ``damages``."""
+
+    def __init__(self, files: QueueFiles) -> None:
+        self._files = files
+        self.damages: list[QueueDamage] = []
+
+    def load(self, topic: str, queue_id: int, commitlog_min: int) -> QueueExtent | None:
+        """None if the entry is no directory or is empty.
+
+        ``commitlog_min``: units below it count as deleted, so ``min_offset`` is behind them.
+        """
+        try:
+            names = self._files.fs.listdir(self._files.directory(topic, queue_id))
+        except NotADirectoryError:
+            self._complain(topic, queue_id, self._files.directory(topic, queue_id), -1, "not a directory")
+            return None
+        bases = self._bases(topic, queue_id, names)
+        if not bases:
+            return EMPTY if names else None
+        path = ""
+        try:
+            for base in reversed(bases):
+                path = self._files.path(topic, queue_id, base)
+                end, physical_end, first = self._end(topic, queue_id, base, commitlog_min)
+                if end or base == bases[0]:
+                    break
+            max_offset = base // UNIT_SIZE + end
+            if base != bases[0]:
+                path = self._files.path(topic, queue_id, bases[0])
+                _, _, first = self._end(topic, queue_id, bases[0], commitlog_min)
+                base = bases[0]
+            min_offset = min(base // UNIT_SIZE + first, max_offset)
+        except OSError as error:
+            raise store_error(error, path, "read") from error
+        return QueueExtent(min_offset, max_offset, physical_end)
+
+    def _bases(self, topic: str, queue_id: int, names: list[str]) -> list[int]:
+        directory = self._files.directory(topic, queue_id)
+        bases = []
+        for name in names:
+            base = file_base(name)
+            if base is None or base % self._files.file_size:
+                self._complain(topic, queue_id, f"{directory}/{name}", -1, "not the name of a queue file")
+            else:
+                bases.append(base)
+        for before, after in itertools.pairwise(bases):
+            if after != before + self._files.file_size:
+                missing = self._files.path(topic, queue_id, before + self._files.file_size)
+                self._complain(topic, queue_id, missing, -1, "missing between other files")
+        if len(bases) > 1:
+            for base in bases[:-1]:
+                self._look_at_size(topic, queue_id, self._files.path(topic, queue_id, base))
+        return bases
+
+    def _look_at_size(self, topic: str, queue_id: int, path: StrPath) -> None:
+        status = self._files.fs.stat(path)
+        if status is not None and status.size != self._files.file_size:
+            reason = f"{status.size} bytes long instead of {self._files.file_size}"
+            self._complain(topic, queue_id, str(path), -1, reason)
+
+    def _end(self, topic: str, queue_id: int, base: int, commitlog_min: int) -> tuple[int, int, int]:
+        """(units, physical end of the last one, first unit at or above commitlog_min) of one file."""
+        file = _OneFile(self._files, self._files.path(topic, queue_id, base))
+        try:
+            if file.size != self._files.file_size:
+                reason = f"{file.size} bytes long instead of {self._files.file_size}"
+                self._complain(topic, queue_id, file.path, -1, reason)
+            end = file.end()
+            wrong = file.complaint(end)
+            if wrong is not None:
+                self._complain(topic, queue_id, file.path, *wrong)
+            if not end:
+                return 0, 0, 0
+            physical, size, _ = UNIT.unpack(file.units(end - 1))
+            first = file.blanks(end)
+            if UNIT.unpack(file.units(first))[0] < commitlog_min:
+                first = bisect(first, end, lambda at: UNIT.unpack(file.units(at))[0] < commitlog_min)
+            return end, physical + size, first
+        finally:
+            file.close()
+
+    def _complain(self, topic: str, queue_id: int, file: str, position: int, reason: str) -> None:
+        self.damages.append(QueueDamage(topic, queue_id, file, position, reason))
+
+
+def verify(files: QueueFiles, topic: str, queue_id: int, extent: QueueExtent) -> list[QueueDamage]:
+    """Read every unit of a queue (about 3 million units a second) and everything behind its end."""
+    loader = QueueLoader(files)
+    found = loader.load(topic, queue_id, 0)
+    damages = loader.damages
+    if found is None:
+        return damages if extent.max_offset == extent.min_offset else [_missing(files, topic, queue_id)]
+    last = -1
+    begin = extent.min_offset * UNIT_SIZE
+    end = extent.max_offset * UNIT_SIZE
+    read_until = begin
+    for position, data in files.chunks(topic, queue_id, begin, end):
+        for index, (physical, size, _) in enumerate(UNIT.iter_unpack(data)):
+            if physical == 0 and size == BLANK_SIZE:
+                continue
+            if physical <= last or size <= 0:
+                reason = "not a unit" if physical < 0 or size <= 0 else "the commitlog offset does not rise"
+                damages.append(_at(files, topic, queue_id, position + index * UNIT_SIZE, reason))
+                return damages
+            last = physical
+        read_until = position + len(data)
+    if read_until < end:
+        damages.append(_at(files, topic, queue_id, read_until, "missing up to the queue's end"))
+    for position, data in files.chunks(topic, queue_id, end, files.base_of(end) + files.file_size):
+        if data.count(0) != len(data):
+            at = position + next(index for index, byte in enumerate(data) if byte)
+            damages.append(_at(files, topic, queue_id, at, "not empty behind the queue's end"))
+            break
+    return damages
+
+
+def _at(files: QueueFiles, topic: str, queue_id: int, position: int, reason: str) -> QueueDamage:
+    base = files.base_of(position)
+    return QueueDamage(topic, queue_id, files.path(topic, queue_id, base), position - base, reason)
+
+
+def _missing(files: QueueFiles, topic: str, queue_id: int) -> QueueDamage:
+    return QueueDamage(topic, queue_id, files.directory(topic, queue_id), -1, "missing")
