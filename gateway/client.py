@@ -75,14 +75,25 @@ class RemotingClient:
                 with trio.fail_after(CONNECT_SECONDS):
                     stream = await trio.open_tcp_stream(host, port)
                 connection = Connection(stream, (host, port), self._router)
-                await self._nursery.start(connection.serve)
+                await self._nursery.start(_outlive_cancellation, connection)
                 self._connection = connection
             return self._connection
+
+
+async def _outlive_cancellation(
+    connection: Connection, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serves the connection until it is closed, so that whoever is cancelled can still say goodbye over it."""
+    with trio.CancelScope(shield=True):
+        await connection.serve(task_status)
 
 
 @asynccontextmanager
 async def open_client(address: str) -> AsyncIterator[RemotingClient]:
     """A client whose connection ends with the block."""
     async with trio.open_nursery() as nursery:
-        yield RemotingClient(address, nursery)
-        nursery.cancel_scope.cancel()
+        client = RemotingClient(address, nursery)
+        try:
+            yield client
+        finally:
+            client.close()

@@ -4,9 +4,9 @@ The receive loop takes what one read brought, runs the requests in order and sen
 What has to wait runs in the connection's nursery, so closing the connection ends it. Replies made elsewhere (a pull
 that waited for a message, a flush that covers a send) are posted to the outbox, and the writer task sends them.
 
-Bounds: the receive loop stops reading while more than `HIGH_WATER_BYTES` wait to be sent, so a slow reader is slowed
-down; a connection that still gets more than `OUTBOX_LIMIT_BYTES` from elsewhere is closed. At most `WAITING_LIMIT`
-requests may wait at a time. Idle connections are closed by the server's sweep, which looks at `last_active`.
+Bounds: the receive loop sends before it goes on once `HIGH_WATER_BYTES` wait to be sent, so a slow reader is slowed
+down; a connection that still gets more than `OUTBOX_LIMIT_BYTES` from elsewhere is closed. While `WAITING_LIMIT`
+requests wait, nothing more is read. Idle connections are closed by the server's sweep, which looks at `last_active`.
 
 The same class serves both sides: a client's connection has no router and refuses requests.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 import trio
 
-from gateway.routing import Refused, Router
+from gateway.routing import Router
 from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.frame import FrameDecoder
@@ -56,6 +56,9 @@ class Connection:
         self._receiving = False  # the receive loop sends what it posts itself
         self._drained = trio.Event()
         self._waiting = 0
+        self._one_done = trio.Event()
+        self._receive_scope = trio.CancelScope()
+        self._grace_seconds = 0.0
         self._nursery: trio.Nursery | None = None
         self._calls: dict[int, trio.MemorySendChannel[Command]] = {}
         self._on_close: list[Callable[[Connection], None]] = []
@@ -69,7 +72,11 @@ class Connection:
                 self._nursery = nursery
                 nursery.start_soon(self._write_loop)
                 task_status.started()
-                await self._receive_loop()
+                with self._receive_scope:
+                    await self._receive_loop()
+                with trio.move_on_after(self._grace_seconds):
+                    await self._wait_below(1)
+                    await self.drain()
                 nursery.cancel_scope.cancel()
         finally:
             self._ended()
@@ -81,6 +88,11 @@ class Connection:
         self.closed = True
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+    def finish(self, grace_seconds: float) -> None:
+        """Reads no more, and closes when what waits has been answered, after `grace_seconds` at the latest."""
+        self._grace_seconds = grace_seconds
+        self._receive_scope.cancel()
 
     def on_close(self, callback: "Callable[[Connection], None]") -> None:
         """Calls `callback(connection)` once, when the connection has ended."""
@@ -102,6 +114,8 @@ class Connection:
     async def _receive_loop(self) -> None:
         decoder = self._decoder
         while True:
+            if self._waiting >= WAITING_LIMIT:
+                await self._wait_below(WAITING_LIMIT)
             try:
                 data = await self._stream.receive_some(READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -150,12 +164,9 @@ class Connection:
             self.post(encode(response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=remark)))
 
     def start_waiting(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Runs `function(*args)` beside the receive loop; raises Refused at the limit."""
+        """Runs `function(*args)` beside the receive loop; it ends with the connection."""
         if self._nursery is None or self.closed:
             return
-        if self._waiting >= WAITING_LIMIT:
-            remark = f"[OVERLOAD]{WAITING_LIMIT} requests of this connection wait already"
-            raise Refused(ResponseCode.SYSTEM_BUSY, remark)
         self._waiting += 1
         self._nursery.start_soon(self._run_waiting, function, args)
 
@@ -164,6 +175,13 @@ class Connection:
             await function(*args)
         finally:
             self._waiting -= 1
+            self._one_done.set()
+
+    async def _wait_below(self, limit: int) -> None:
+        """Returns when fewer than `limit` requests wait."""
+        while self._waiting >= limit:
+            self._one_done = trio.Event()
+            await self._one_done.wait()
 
     # ---- sending
 

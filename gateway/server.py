@@ -71,21 +71,30 @@ async def serve_remoting(
 ) -> NoReturn:
     """Accepts and serves connections until cancelled."""
 
+    own: set[Connection] = set()
+
     async def serve_one(stream: trio.SocketStream) -> None:
         try:
             remote = stream.socket.getpeername()
         except OSError:  # gone before it was looked at
             return
         connection = Connection(stream, _plain(remote), router)
+        own.add(connection)
         table.connections.add(connection)
         accepted(connection)
         try:
-            await connection.serve()
+            with trio.CancelScope(shield=True):
+                await connection.serve()
         finally:
+            own.discard(connection)
             table.connections.discard(connection)
 
     async with trio.open_nursery() as connections:
-        await trio.serve_listeners(serve_one, list(listeners), handler_nursery=connections)
+        try:
+            await trio.serve_listeners(serve_one, list(listeners), handler_nursery=connections)
+        finally:
+            for connection in own:
+                connection.finish(GRACE_SECONDS)
 
 
 def _plain(remote: Any) -> tuple[str, int]:

@@ -16,6 +16,7 @@ class Watermark:
 
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
+        self.closed = False
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = count()
 
@@ -28,15 +29,22 @@ class Watermark:
         while waiters and waiters[0][0] <= offset:
             heapq.heappop(waiters)[2].set()
 
+    def close(self) -> None:
+        """The mark will not move again: wakes everybody, whatever they wait for."""
+        self.closed = True
+        for _, _, event in self._waiters:
+            event.set()
+        self._waiters.clear()
+
     async def wait_past(self, offset: int) -> None:
         """Returns once the mark stands above `offset`; put a `trio.move_on_after` around it for a deadline."""
         await self.wait_for(offset + 1)
 
-    async def wait_for(self, offset: int) -> None:
-        """Returns once the mark has reached `offset`."""
-        if self.offset >= offset:
+    async def wait_for(self, offset: int) -> bool:
+        """Returns True once the mark has reached `offset`; False if it was closed before."""
+        if self.offset >= offset or self.closed:
             await trio.lowlevel.checkpoint()
-            return
+            return self.offset >= offset
         entry = (offset, next(self._order), trio.Event())
         heapq.heappush(self._waiters, entry)
         try:
@@ -44,6 +52,7 @@ class Watermark:
         except trio.Cancelled:
             self._forget(entry)
             raise
+        return self.offset >= offset
 
     def _forget(self, entry: tuple[int, int, trio.Event]) -> None:
         if entry in self._waiters:

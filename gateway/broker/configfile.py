@@ -1,10 +1,10 @@
 """ConfigFile: one of the broker's JSON tables on disk (`config/topics.json` and its like).
 
-A table calls `changed` after each change. The file is then written at once, unless it was written within the last
-100 ms: then it stays dirty for the next `save_if_dirty`, which the broker calls every second and at its end. So the
-creation of one topic is on disk before its first message is acknowledged, and the creation of ten thousand does not
-write a growing table ten thousand times. A change that somebody asked for by name (mqadmin) calls `save` and is on disk
-before it is answered.
+A table calls `changed` after each change. The file is then written at once, unless its last write is too recent: then
+it stays dirty for the next `save_if_dirty`, which the broker calls every second and at its end. So the creation of one
+topic is on disk before its first message is acknowledged, and the creation of ten thousand does not write a growing
+table ten thousand times: the pause between two such writes is 20 times what a write takes. A change that somebody asked
+for by name (mqadmin) calls `save` and is on disk before it is answered.
 
 A large table that changes all the time (offsets) is written in a thread instead: `begin_save` takes the text, the
 returned job writes it, `save_ended` notes the outcome. Nothing else writes that file meanwhile.
@@ -20,7 +20,8 @@ import structlog
 
 from store.jsonfile import save_json
 
-SAVE_PAUSE_MS = 100
+SAVE_PAUSE_MS = 100  # at least
+SAVE_PAUSE_FACTOR = 20  # times what the last write took
 
 log = structlog.get_logger(__name__)
 
@@ -44,13 +45,14 @@ class ConfigFile:
         self._encode = encode
         self._now_ms = now_ms
         self._saved_ms: int | None = None
+        self._pause_ms = SAVE_PAUSE_MS
         self._failing = False
         self.dirty = False
 
     def changed(self) -> None:
         """Notes a change; writes it now if the last write is long enough ago. Failures are logged, not raised."""
         self.dirty = True
-        if self._saved_ms is None or not 0 <= self._now_ms() - self._saved_ms < SAVE_PAUSE_MS:
+        if self._saved_ms is None or not 0 <= self._now_ms() - self._saved_ms < self._pause_ms:
             self.save_if_dirty()
 
     def save_if_dirty(self) -> None:
@@ -65,8 +67,10 @@ class ConfigFile:
     def save(self) -> None:
         """Writes the table as it is now; raises OSError."""
         self.dirty = True
-        self._saved_ms = self._now_ms()
+        started_ms = self._now_ms()
         save_json(self._path, self._encode())
+        self._saved_ms = self._now_ms()
+        self._pause_ms = max(SAVE_PAUSE_MS, SAVE_PAUSE_FACTOR * (self._saved_ms - started_ms))
         self.dirty = False
         self.save_ended(None)
 

@@ -1,0 +1,171 @@
+"""The broker as a whole: builds its parts and nests their lives.
+
+Nesting is the order of stopping: the listeners end first, then the connections (with a moment to answer what waits for
+a flush), then the services that the handlers lean on, last the store, which flushes what is left and closes.
+"""
+
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+import trio
+
+from gateway.broker.clients import ClientTable
+from gateway.broker.groups import GroupTable
+from gateway.broker.handlers import ROUTES
+from gateway.broker.handlers.clients import connection_closed, expire_silent_clients
+from gateway.broker.incoming import IncomingMessages
+from gateway.broker.locks import LockTable
+from gateway.broker.offsets import OffsetTable
+from gateway.broker.pulls import ParkedPulls
+from gateway.broker.registration import Registration
+from gateway.broker.state import Broker
+from gateway.broker.stats import BrokerStats
+from gateway.broker.topics import TopicTable
+from gateway.config import BrokerOptions
+from gateway.connection import Connection
+from gateway.metrics import Metrics
+from gateway.routing import Router
+from gateway.server import ConnectionTable, open_listeners, raise_open_file_limit, serve_remoting
+from gateway.services import background
+from gateway.storage import Storage
+from protocol.codes import RequestCode
+from protocol.sendreply import SendReplyEncoder
+from store.engine import MessageStore
+from store.options import StoreOptions
+
+log = structlog.get_logger(__name__)
+
+FAST_PORT_REFUSES = frozenset({RequestCode.PULL_MESSAGE, RequestCode.LITE_PULL_MESSAGE})
+CLIENT_SCAN_SECONDS = 10.0
+SECOND = 1.0
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def serve_broker(
+    options: BrokerOptions,
+    store_options: StoreOptions,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs a broker until cancelled; reports its address once its ports accept.
+
+    Raises StoreError if the store cannot be opened, OSError if a port is taken.
+    """
+    raise_open_file_limit()
+    listeners = await open_listeners(options.listen_port)
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            await stack.enter_async_context(listener)
+        fast_listeners = await open_listeners(options.listen_port - 2)
+        for listener in fast_listeners:
+            await stack.enter_async_context(listener)
+        store = MessageStore.open(store_options, now_ms=now_ms)
+        try:
+            broker = build_broker(options, store_options, store)
+            await _serve(broker, listeners, fast_listeners, task_status)
+        finally:
+            store.close()
+
+
+def build_broker(options: BrokerOptions, store_options: StoreOptions, store: MessageStore) -> Broker:
+    """A broker around an open store, with its tables as they are on disk."""
+    config = Path(store_options.store_path_root_dir) / "config"
+    topics = TopicTable(options, config / "topics.json", now_ms)
+    groups = GroupTable(options, config / "subscriptionGroup.json", now_ms)
+    ha_address = f"{options.broker_ip2}:{store_options.ha_listen_port or options.listen_port + 1}"
+    registration = Registration(options, topics, ha_address)
+    pulls = ParkedPulls()
+    return Broker(
+        options=options,
+        store_options=store_options,
+        store=store,
+        storage=Storage(store, store_options, arrived=pulls.arrived),
+        topics=topics,
+        groups=groups,
+        offsets=OffsetTable(config / "consumerOffset.json", now_ms),
+        clients=ClientTable(now_ms),
+        locks=LockTable(now_ms),
+        pulls=pulls,
+        incoming=IncomingMessages(options, store_options, topics, groups, now_ms, registration.topic_changed),
+        registration=registration,
+        send_replies=SendReplyEncoder(options.region_id, options.trace_on),
+        metrics=Metrics(),
+        stats=BrokerStats(now_ms),
+        connections=ConnectionTable(options.server_channel_max_idle_time_seconds),
+        now_ms=now_ms,
+    )
+
+
+async def _serve(
+    broker: Broker,
+    listeners: list[trio.SocketListener],
+    fast_listeners: list[trio.SocketListener],
+    task_status: trio.TaskStatus[str],
+) -> None:
+    router = Router(broker, ROUTES, observe=broker.metrics.request_done)
+    fast_router = Router(broker, ROUTES, observe=broker.metrics.request_done, refused_codes=FAST_PORT_REFUSES)
+
+    def accepted(connection: Connection) -> None:
+        connection.on_close(partial(connection_closed, broker))
+
+    serve = partial(serve_remoting, table=broker.connections, accepted=accepted)
+    storage, options = broker.storage, broker.options
+    async with (
+        background(storage.flush_forever, storage.maintain_forever),
+        background(
+            partial(_save_tables, broker),
+            partial(_save_offsets, broker),
+            partial(_scan_clients, broker),
+            partial(_sample_stats, broker),
+            broker.pulls.expire_forever,
+            broker.connections.sweep_forever,
+        ),
+    ):
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, listeners, router)
+                nursery.start_soon(serve, fast_listeners, fast_router)
+                if options.metrics_port:
+                    await nursery.start(broker.metrics.serve, options.metrics_port)
+                nursery.start_soon(broker.registration.run)
+                task_status.started(f"{options.broker_ip1}:{options.listen_port}")
+                await trio.sleep_forever()
+        finally:
+            for table in (broker.topics, broker.groups, broker.offsets):
+                table.file.save_if_dirty()
+
+
+async def _save_tables(broker: Broker) -> NoReturn:
+    while True:
+        await trio.sleep(SECOND)
+        broker.topics.file.save_if_dirty()
+        broker.groups.file.save_if_dirty()
+
+
+async def _save_offsets(broker: Broker) -> NoReturn:
+    while True:
+        await trio.sleep(broker.options.flush_consumer_offset_interval / 1000)
+        job = broker.offsets.file.begin_save()
+        if job is not None:
+            broker.offsets.file.save_ended(await broker.storage.write_file(job.run))
+
+
+async def _scan_clients(broker: Broker) -> NoReturn:
+    while True:
+        await trio.sleep(CLIENT_SCAN_SECONDS)
+        expire_silent_clients(broker)
+        broker.locks.expire()
+
+
+async def _sample_stats(broker: Broker) -> NoReturn:
+    while True:
+        await trio.sleep(SECOND)
+        broker.stats.sample()

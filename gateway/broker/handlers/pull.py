@@ -1,0 +1,221 @@
+"""PULL_MESSAGE and LITE_PULL_MESSAGE: reading a queue, waiting for its next message, and where to read next.
+
+The order of the checks and the meaning of each code are those of PullMessageProcessor (spec/remoting.md 5.4,
+spec/store.md 8). A pull that finds nothing and may wait is parked; a pull whose data is not in memory reads in a
+thread. `suggestWhichBrokerId` tells a consumer that reads far behind to go on at a slave, if that is switched on.
+"""
+
+from functools import partial
+
+import trio
+
+from gateway.broker.pulls import ParkedPull
+from gateway.broker.state import Broker
+from gateway.broker.subscriptions import Matches, is_tag_type, subscription_of_request, tag_matcher
+from gateway.routing import LATER, Call, Later, Refused, Reply, Routes
+from protocol.bodies import MessageModel, SubscriptionData, SubscriptionGroupConfig
+from protocol.codes import PERM_READ, PULL_COMMIT_OFFSET, PULL_SUBSCRIPTION, PULL_SUSPEND, ResponseCode
+from protocol.requests.pull import LitePullMessage, PullMessage, PullMessageReply
+from store.engine import ColdRead, GetResult, GetStatus
+from store.options import BrokerRole
+
+routes = Routes()
+
+_CODES = {
+    GetStatus.FOUND: ResponseCode.SUCCESS,
+    GetStatus.NO_MATCHED_MESSAGE: ResponseCode.PULL_RETRY_IMMEDIATELY,
+    GetStatus.MESSAGE_WAS_REMOVING: ResponseCode.PULL_RETRY_IMMEDIATELY,
+    GetStatus.OFFSET_FOUND_NULL: ResponseCode.PULL_NOT_FOUND,
+    GetStatus.OFFSET_OVERFLOW_ONE: ResponseCode.PULL_NOT_FOUND,
+    GetStatus.OFFSET_OVERFLOW_BADLY: ResponseCode.PULL_OFFSET_MOVED,
+    GetStatus.OFFSET_TOO_SMALL: ResponseCode.PULL_OFFSET_MOVED,
+    GetStatus.NO_MATCHED_LOGIC_QUEUE: ResponseCode.PULL_OFFSET_MOVED,
+    GetStatus.NO_MESSAGE_IN_QUEUE: ResponseCode.PULL_OFFSET_MOVED,
+}
+_EMPTY_QUEUE = (GetStatus.NO_MATCHED_LOGIC_QUEUE, GetStatus.NO_MESSAGE_IN_QUEUE)
+
+
+@routes.handle
+def pull_message(broker: Broker, call: Call[PullMessage]) -> Reply | Later:
+    """Answers with messages, or waits for one."""
+    return _first_pass(broker, call)
+
+
+@routes.handle
+def lite_pull_message(broker: Broker, call: Call[LitePullMessage]) -> Reply | Later:
+    """What lite pull consumers of 5.x send; the same as PULL_MESSAGE."""
+    return _first_pass(broker, call)
+
+
+def _first_pass(broker: Broker, call: Call[PullMessage] | Call[LitePullMessage]) -> Reply | Later:
+    request = call.header
+    group = _check(broker, call)
+    matches = tag_matcher(_subscription(broker, request, group))
+    is_slave = broker.store_options.broker_role is BrokerRole.SLAVE
+    if request.sys_flag & PULL_COMMIT_OFFSET and not is_slave:
+        ceiling = broker.store.max_offset(request.topic, request.queue_id)
+        broker.offsets.commit(
+            request.consumer_group, request.topic, request.queue_id, request.commit_offset, ceiling=ceiling
+        )
+    pull = Pull(broker, call, group, matches)
+    return pull.run(may_wait=bool(request.sys_flag & PULL_SUSPEND))
+
+
+class Pull:
+    """One pull that has passed the checks; `run` may happen a second time, after it was parked."""
+
+    __slots__ = ("_broker", "_call", "_group", "_matches", "_request")
+
+    def __init__(
+        self,
+        broker: Broker,
+        call: Call[PullMessage] | Call[LitePullMessage],
+        group: SubscriptionGroupConfig,
+        matches: Matches | None,
+    ) -> None:
+        self._broker = broker
+        self._call = call
+        self._request: PullMessage = call.header
+        self._group = group
+        self._matches = matches
+
+    def run(self, may_wait: bool) -> Reply | Later:
+        """Reads in line if the data is in memory; else in a thread, and answers later."""
+        try:
+            result = self._read(allow_cold=False)
+        except ColdRead:
+            self._call.connection.start_waiting(self._read_cold, may_wait)
+            return LATER
+        return self._conclude(result, may_wait)
+
+    def resume(self) -> None:
+        """Runs again because a message arrived or the time is over; does not wait a second time."""
+        try:
+            reply = self.run(may_wait=False)
+        except Refused as refusal:
+            self._call.answer(refusal)
+            return
+        if isinstance(reply, Reply):
+            self._call.answer(reply)
+
+    async def _read_cold(self, may_wait: bool) -> None:
+        result = await self._broker.storage.read_cold(partial(self._read, allow_cold=True))
+        reply = self._conclude(result, may_wait)
+        if isinstance(reply, Reply):
+            self._call.answer(reply)
+
+    def _read(self, allow_cold: bool) -> GetResult:
+        request = self._request
+        return self._broker.store.get(
+            request.topic,
+            request.queue_id,
+            request.queue_offset,
+            request.max_msg_nums,
+            matches=self._matches,
+            max_bytes=request.max_msg_bytes,
+            allow_cold=allow_cold,
+        )
+
+    def _conclude(self, result: GetResult, may_wait: bool) -> Reply | Later:
+        code = self._code(result)
+        if code == ResponseCode.PULL_NOT_FOUND and may_wait and self._park():
+            return LATER
+        request, broker = self._request, self._broker
+        header = PullMessageReply(
+            suggest_which_broker_id=self._suggest(result),
+            next_begin_offset=result.next_offset,
+            min_offset=result.min_offset,
+            max_offset=result.max_offset,
+        )
+        if broker.store_options.broker_role is BrokerRole.SLAVE and not broker.store_options.offset_check_in_slave:
+            if code == ResponseCode.PULL_OFFSET_MOVED:
+                code = ResponseCode.PULL_RETRY_IMMEDIATELY
+                header.suggest_which_broker_id = self._group.broker_id
+            if result.status is not GetStatus.FOUND and result.status not in _AFTER_SCAN:
+                header.next_begin_offset = request.queue_offset
+        broker.stats.pull_answered(result.count)
+        if code == ResponseCode.SUCCESS:
+            broker.metrics.messages_delivered(request.topic, request.consumer_group, result.count, result.size)
+        return Reply(header, b"".join(result.data), code, result.status.name)
+
+    def _code(self, result: GetResult) -> ResponseCode:
+        if result.status in _EMPTY_QUEUE and self._request.queue_offset == 0:
+            return ResponseCode.PULL_NOT_FOUND
+        return _CODES[result.status]
+
+    def _suggest(self, result: GetResult) -> int:
+        """suggestWhichBrokerId: 0 unless reading from slaves is switched on."""
+        if not self._broker.options.slave_read_enable:
+            return 0
+        return self._group.which_broker_when_consume_slowly if result.fell_behind_memory else self._group.broker_id
+
+    def _park(self) -> bool:
+        request, options = self._request, self._broker.options
+        wait_ms = request.suspend_timeout_millis if options.long_polling_enable else options.short_polling_time_mills
+        if wait_ms <= 0:
+            return False
+        return self._broker.pulls.park(
+            ParkedPull(
+                self._call.connection,
+                (request.topic, request.queue_id),
+                self._matches,
+                trio.current_time() + wait_ms / 1000,
+                self.resume,
+            )
+        )
+
+
+_AFTER_SCAN = (GetStatus.NO_MATCHED_MESSAGE, GetStatus.MESSAGE_WAS_REMOVING)
+
+
+def _check(broker: Broker, call: Call[PullMessage] | Call[LitePullMessage]) -> SubscriptionGroupConfig:
+    """May this group read this queue at all? Raises Refused; returns the group's settings."""
+    request = call.header
+    if not broker.options.broker_permission & PERM_READ:
+        raise Refused(
+            ResponseCode.NO_PERMISSION, f"the broker[{broker.options.broker_ip1}] pulling message is forbidden"
+        )
+    group = broker.groups.find(request.consumer_group)
+    if not group.consume_enable:
+        raise Refused(ResponseCode.NO_PERMISSION, f"subscription group no permission, {request.consumer_group}")
+    topic = broker.topics.get(request.topic)
+    if topic is None:
+        raise Refused(ResponseCode.TOPIC_NOT_EXIST, f"topic[{request.topic}] not exist, apply first please!")
+    if not topic.perm & PERM_READ:
+        raise Refused(ResponseCode.NO_PERMISSION, f"the topic[{request.topic}] pulling message is forbidden")
+    if not 0 <= request.queue_id < topic.read_queue_nums:
+        raise Refused(
+            ResponseCode.SYSTEM_ERROR,
+            f"queueId[{request.queue_id}] is illegal, topic:[{request.topic}] "
+            f"topicConfig.readQueueNums:[{topic.read_queue_nums}] consumer:[{call.connection.remote_address}]",
+        )
+    return group
+
+
+def _subscription(broker: Broker, request: PullMessage, group: SubscriptionGroupConfig) -> SubscriptionData:
+    """What the consumer wants of the topic: from its request if it says so, else from its heartbeat."""
+    if request.sys_flag & PULL_SUBSCRIPTION:
+        subscription = subscription_of_request(
+            request.topic, request.subscription, request.expression_type, request.sub_version
+        )
+    else:
+        consumers = broker.clients.consumer_group(request.consumer_group)
+        if consumers is None:
+            raise Refused(ResponseCode.SUBSCRIPTION_NOT_EXIST, "the consumer's group info not exist")
+        if consumers.message_model == MessageModel.BROADCASTING and not group.consume_broadcast_enable:
+            raise Refused(
+                ResponseCode.NO_PERMISSION,
+                f"the consumer group[{request.consumer_group}] can not consume by broadcast way",
+            )
+        known = consumers.subscriptions.get(request.topic)
+        if known is None:
+            raise Refused(ResponseCode.SUBSCRIPTION_NOT_EXIST, "the consumer's subscription not exist")
+        if known.sub_version < request.sub_version:
+            raise Refused(ResponseCode.SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest")
+        subscription = known
+    if not is_tag_type(subscription.expression_type):
+        raise Refused(
+            ResponseCode.SYSTEM_ERROR,
+            f"The broker does not support consumer to filter message by {subscription.expression_type}",
+        )
+    return subscription

@@ -1,0 +1,166 @@
+"""SEND_MESSAGE, SEND_MESSAGE_V2, SEND_BATCH_MESSAGE: all that one read of a socket brought is one append.
+
+A send is answered when what the broker promises for it holds: at once under ASYNC_FLUSH and ASYNC_MASTER, else when
+the flush and the slave have passed the end of the append. The receive loop does not wait for that: the next read's
+messages are appended meanwhile, and one flush covers them all.
+"""
+
+from time import perf_counter
+
+from gateway.broker.state import Broker
+from gateway.connection import Connection
+from gateway.routing import Refused, Routes
+from protocol.codes import FLAG_ONEWAY, RequestCode, ResponseCode
+from protocol.command import Command, encode, response
+from protocol.errors import RemoteProtocolError
+from protocol.message import NewMessage
+from protocol.requests.send import SendBatchMessage, SendMessage, SendMessageV2
+from store.errors import StoreError
+
+routes = Routes()
+
+_HEADERS: dict[int, type[SendMessage | SendMessageV2]] = {
+    RequestCode.SEND_MESSAGE: SendMessage,
+    RequestCode.SEND_MESSAGE_V2: SendMessageV2,
+    RequestCode.SEND_BATCH_MESSAGE: SendBatchMessage,
+}
+_REMARKS = {
+    ResponseCode.FLUSH_DISK_TIMEOUT: "stored, but not flushed in time: FLUSH_DISK_TIMEOUT",
+    ResponseCode.SLAVE_NOT_AVAILABLE: "stored, but no slave is within reach: SLAVE_NOT_AVAILABLE",
+    ResponseCode.FLUSH_SLAVE_TIMEOUT: "stored, but not replicated in time: FLUSH_SLAVE_TIMEOUT",
+}
+
+
+class Stored:
+    """A request whose messages are in the log: what its answer says."""
+
+    __slots__ = ("command", "message_id", "queue_id", "queue_offset")
+
+    def __init__(self, command: Command, message_id: str, queue_id: int, queue_offset: int) -> None:
+        self.command = command
+        self.message_id = message_id
+        self.queue_id = queue_id
+        self.queue_offset = queue_offset
+
+
+@routes.handle_batch(RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
+def send_messages(broker: Broker, connection: Connection, commands: list[Command]) -> None:
+    """Appends the messages of all these requests and answers each of them."""
+    started = perf_counter()
+    incoming = broker.incoming
+    requests: list[Command] = []
+    messages: list[NewMessage] = []
+    for command in commands:
+        try:
+            header = command.typed_header(_HEADERS[command.code])
+            if header.batch or command.code == RequestCode.SEND_BATCH_MESSAGE:
+                batch = incoming.accept_batch(header, command, connection)
+                _append(broker, connection, requests, messages, started)
+                requests, messages = [], []
+                _append_batch(broker, connection, command, batch, started)
+            else:
+                messages.append(incoming.accept(header, command, connection))
+                requests.append(command)
+        except (Refused, RemoteProtocolError) as refusal:
+            _refuse(broker, connection, command, refusal, started)
+    _append(broker, connection, requests, messages, started)
+
+
+def _append(
+    broker: Broker, connection: Connection, requests: list[Command], messages: list[NewMessage], started: float
+) -> None:
+    """Plain sends: one message each, all in one write."""
+    if not messages:
+        return
+    try:
+        end = broker.storage.append(messages)
+    except StoreError as error:
+        for command in requests:
+            _refuse(broker, connection, command, _store_refusal(error), started)
+        return
+    message_id = broker.incoming.message_id
+    stored = [
+        Stored(command, message_id(message.physical_offset), message.queue_id, message.queue_offset)
+        for command, message in zip(requests, messages, strict=True)
+    ]
+    _stored(broker, connection, stored, messages, end, started)
+
+
+def _append_batch(
+    broker: Broker, connection: Connection, command: Command, messages: list[NewMessage], started: float
+) -> None:
+    """A batch: many messages of one request, contiguous in the log."""
+    try:
+        end = broker.storage.append(messages, atomic=True)
+    except StoreError as error:
+        raise _store_refusal(error) from None
+    ids = ",".join([broker.message_id_message_id(message.physical_offset) for message in messages])
+    first = messages[0]
+    _stored(broker, connection, [Stored(command, ids, first.queue_id, first.queue_offset)], messages, end, started)
+
+
+def _store_refusal(error: StoreError) -> Refused:
+    return Refused(ResponseCode.SERVICE_NOT_AVAILABLE, f"service not available now: {error}")
+
+
+def _stored(
+    broker: Broker,
+    connection: Connection,
+    stored: list[Stored],
+    messages: list[NewMessage],
+    end: int,
+    started: float,
+) -> None:
+    size = sum([message.size for message in messages])
+    broker.metrics.messages_stored(messages)
+    broker.stats.messages_stored(len(messages), size)
+    storage = broker.storage
+    if storage.consumers_see_appends:
+        broker.pulls.arrived(messages)
+    if storage.promises_more_than_append and any([message.wait for message in messages]):
+        for each in stored:
+            each.command.body = b""  # a slow flush must not keep the bodies
+        connection.start_waiting(_answer_when_confirmed, broker, connection, stored, end, started)
+    else:
+        _answer(broker, connection, stored, started)
+
+
+async def _answer_when_confirmed(
+    broker: Broker, connection: Connection, stored: list[Stored], end: int, started: float
+) -> None:
+    code = await broker.storage.confirm(end)
+    if code == ResponseCode.SUCCESS:
+        _answer(broker, connection, stored, started)
+        return
+    for each in stored:
+        broker.metrics.request_done(each.command.code, code, perf_counter() - started)
+        if not each.command.flag & FLAG_ONEWAY:
+            header = broker.send_replies.header(each.message_id, each.queue_id, each.queue_offset)
+            connection.post(encode(response(each.command, code, header=header, remark=_REMARKS.get(code))))
+
+
+def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
+    encode_reply = broker.send_replies.encode
+    connection.post(
+        *[
+            encode_reply(each.command, each.message_id, each.queue_id, each.queue_offset)
+            for each in stored
+            if not each.command.flag & FLAG_ONEWAY
+        ]
+    )
+    broker.metrics.request_done(
+        stored[0].command.code, ResponseCode.SUCCESS, perf_counter() - started, count=len(stored)
+    )
+
+
+def _refuse(
+    broker: Broker,
+    connection: Connection,
+    command: Command,
+    refusal: Refused | RemoteProtocolError,
+    started: float,
+) -> None:
+    code = refusal.code if isinstance(refusal, Refused) else refusal.response_code
+    broker.metrics.request_done(command.code, code, perf_counter() - started)
+    if not command.flag & FLAG_ONEWAY:
+        connection.post(encode(response(command, code, remark=refusal.remark)))

@@ -1,0 +1,228 @@
+"""From a send request to the messages that the store takes: official's checks, in official's order.
+
+The rules are those of SendMessageProcessor (spec/remoting.md 5.4): who may send where, which queue, what the broker
+adds to the properties (CLUSTER) and drops from them (WAIT), and what becomes of retries that came too often.
+"""
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+
+from gateway.broker import names
+from gateway.broker.groups import GroupTable
+from gateway.broker.topics import TopicTable
+from gateway.config import BrokerOptions
+from gateway.connection import Connection
+from gateway.routing import Refused
+from protocol.bodies import TopicConfig
+from protocol.codes import PERM_WRITE, ResponseCode
+from protocol.command import Command
+from protocol.message import (
+    BORN_HOST_V6,
+    MAX_PROPERTIES_BYTES,
+    MULTI_TAGS,
+    STORE_HOST_V6,
+    BatchItem,
+    NewMessage,
+    decode_batch,
+    java_hash,
+    pack_host,
+)
+from protocol.requests.send import SendMessage, SendMessageV2
+from store.options import BrokerRole, StoreOptions
+
+SendHeader = SendMessage | SendMessageV2
+
+RESPECTS_MAX_RECONSUME = 121
+"""Clients from V3_4_9 on say themselves how often a message may be retried."""
+ILLEGAL_MESSAGE = (
+    "the message is illegal, maybe msg body or properties length not matched. "
+    "msg body length limit {body} bytes, msg properties length limit 32767 bytes."
+)
+
+tag_hash = lru_cache(4096)(java_hash)
+
+
+class IncomingMessages:
+    """Accepts or refuses what producers send; knows the tables, touches neither store nor network."""
+
+    def __init__(
+        self,
+        options: BrokerOptions,
+        store_options: StoreOptions,
+        topics: TopicTable,
+        groups: GroupTable,
+        now_ms: Callable[[], int],
+        topic_created: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._topics = topics
+        self._groups = groups
+        self._now_ms = now_ms
+        self._topic_created = topic_created
+        self._is_slave = store_options.broker_role is BrokerRole.SLAVE
+        self._max_body = store_options.max_message_size
+        self._cluster = options.broker_cluster_name
+        self.store_host = pack_host(options.broker_ip1, options.listen_port)
+        self.message_id = (self.store_host.hex().upper() + "%016X").__mod__
+        """The offset message id of the message at a commitlog offset."""
+        self._store_host_flag = STORE_HOST_V6 if len(self.store_host) > 8 else 0
+
+    def accept(self, header: SendHeader, command: Command, connection: Connection) -> NewMessage:
+        """The message of one plain send; raises Refused."""
+        topic = header.topic
+        config = self._topics.get(topic)
+        if config is None or self._is_slave or topic[0] == "%" or topic in names.SEND_FORBIDDEN_TOPICS:
+            config = self._check(header, config)
+        queue_id = header.queue_id
+        if not 0 <= queue_id < config.write_queue_nums:
+            queue_id = self._choose_queue(queue_id, config)
+        body = command.body
+        properties, wait = self._properties(header.properties)
+        text = "\x02".join([f"{name}\x01{value}" for name, value in properties.items()]).encode()
+        if len(body) > self._max_body or len(text) > MAX_PROPERTIES_BYTES:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
+        tags = properties.get("TAGS")
+        sys_flag = header.sys_flag | self._store_host_flag
+        if len(connection.peer_host) > 8:
+            sys_flag |= BORN_HOST_V6
+        if config.topic_filter_type == "MULTI_TAG":
+            sys_flag |= MULTI_TAGS
+        message = NewMessage(
+            topic,
+            queue_id,
+            header.flag,
+            sys_flag,
+            header.born_timestamp,
+            connection.peer_host,
+            self.store_host,
+            body,
+            text,
+            tag_hash(tags) if tags else 0,
+            index_keys(properties),
+            header.reconsume_times or 0,
+            0,
+            wait,
+        )
+        if topic[0] == "%" and topic.startswith(names.RETRY_PREFIX):
+            self._divert_exhausted(header, command, message)
+        return message
+
+    def accept_batch(self, header: SendHeader, command: Command, connection: Connection) -> list[NewMessage]:
+        """The messages of a batch, which share the request's topic, queue and times; raises Refused."""
+        if len(command.body) > self._max_body:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
+        items = decode_batch(command.body)
+        if not items:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, "the batch holds no message")
+        envelope = self.accept(header, Command(command.code), connection)
+        if envelope.topic[: len(names.RETRY_PREFIX)] == names.RETRY_PREFIX:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, "a batch cannot be sent to a retry topic")
+        return [self._batch_item(envelope, item) for item in items]
+
+    def _batch_item(self, envelope: NewMessage, item: BatchItem) -> NewMessage:
+        text = item.properties
+        if envelope.properties:
+            separator = b"" if not text or text.endswith(b"\x02") else b"\x02"
+            text = text + separator + envelope.properties
+        if len(text) > MAX_PROPERTIES_BYTES:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
+        try:
+            properties = split_properties(text.decode())
+        except UnicodeDecodeError:
+            raise Refused(
+                ResponseCode.MESSAGE_ILLEGAL, "the properties of a message of the batch are not UTF-8"
+            ) from None
+        tags = properties.get("TAGS")
+        return NewMessage(
+            envelope.topic,
+            envelope.queue_id,
+            item.flag,
+            envelope.sys_flag,
+            envelope.born_timestamp,
+            envelope.born_host,
+            envelope.store_host,
+            item.body,
+            text,
+            tag_hash(tags) if tags else 0,
+            index_keys(properties),
+            envelope.reconsume_times,
+            0,
+            envelope.wait,
+        )
+
+    # ---- checks
+
+    def _check(self, header: SendHeader, config: TopicConfig | None) -> TopicConfig:
+        """Everything that a send to a known ordinary topic of a master need not be asked."""
+        if self._is_slave:
+            raise Refused(
+                ResponseCode.SERVICE_NOT_AVAILABLE,
+                "service not available now: this broker is a slave, send to its master",
+            )
+        topic = header.topic
+        names.check_topic(topic)
+        if topic in names.SEND_FORBIDDEN_TOPICS:
+            raise Refused(ResponseCode.NO_PERMISSION, f"Sending message to topic[{topic}] is forbidden.")
+        if config is None:
+            config = self._topics.create_on_send(topic, header.default_topic, header.default_topic_queue_nums)
+            self._topic_created(topic)
+        return config
+
+    def _choose_queue(self, queue_id: int, config: TopicConfig) -> int:
+        if queue_id < 0:
+            return random.randrange(max(config.write_queue_nums, 1))
+        if queue_id >= max(config.read_queue_nums, config.write_queue_nums):
+            raise Refused(
+                ResponseCode.SYSTEM_ERROR,
+                f"request queueId[{queue_id}] is illegal, {config.topic_name} has "
+                f"{config.read_queue_nums} read and {config.write_queue_nums} write queues",
+            )
+        return queue_id
+
+    def check_writable(self, topic: str) -> None:
+        """Refuses while the whole broker takes no writes: before its start time, and for ordered topics without W."""
+        options = self._options
+        if options.start_accept_send_request_time_stamp > self._now_ms():
+            raise Refused(ResponseCode.SYSTEM_ERROR, "broker unable to service, until the start time that was set")
+        if not options.broker_permission & PERM_WRITE and self._topics.is_ordered(topic):
+            raise Refused(ResponseCode.NO_PERMISSION, f"the broker[{options.broker_ip1}] sending message is forbidden")
+
+    def _properties(self, text: str | None) -> tuple[dict[str, str], bool]:
+        """The properties as they are stored, and whether the sender waits for flush and slave."""
+        properties = split_properties(text) if text else {}
+        wait = properties.pop("WAIT", "true") != "false"
+        properties["CLUSTER"] = self._cluster
+        return properties, wait
+
+    def _divert_exhausted(self, header: SendHeader, command: Command, message: NewMessage) -> None:
+        """A retry that came too often goes to the group's dead letter topic instead."""
+        group = message.topic[len(names.RETRY_PREFIX) :]
+        limit = self._groups.find(group).retry_max_times
+        if command.version >= RESPECTS_MAX_RECONSUME and header.max_reconsume_times is not None:
+            limit = header.max_reconsume_times
+        if message.reconsume_times >= limit:
+            message.topic = names.dead_letter_topic(group)
+            message.queue_id = 0
+            _, created = self._topics.create_if_absent(message.topic, 1)
+            if created:
+                self._topic_created(message.topic)
+
+
+def split_properties(text: str) -> dict[str, str]:
+    """The properties of a message; pairs without name or value are dropped, as official readers do."""
+    properties = {}
+    for pair in text.split("\x02"):
+        name, _, value = pair.partition("\x01")
+        if name and value:
+            properties[name] = value
+    return properties
+
+
+def index_keys(properties: dict[str, str]) -> tuple[str, ...]:
+    """What the key index lists a message under: its unique key and each of its keys."""
+    unique = properties.get("UNIQ_KEY")
+    keys = properties.get("KEYS")
+    if keys is None:
+        return (unique,) if unique else ()
+    return tuple([unique, *keys.split()] if unique else keys.split())

@@ -1,0 +1,127 @@
+"""Long polling: pulls that found nothing wait here for the next message of their queue.
+
+A parked pull is answered when a message arrives that its filter lets through, or when its time is over, whichever is
+first; then the pull runs again, this time without waiting. Arrivals are looked up by queue, so a message costs
+nothing when nobody waits for its queue. When a connection ends its pulls are dropped.
+
+Bound: `MAX_PARKED` pulls; one more is answered at once instead of waiting.
+"""
+
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import NoReturn, Protocol
+
+import trio
+
+from gateway.connection import Connection
+
+MAX_PARKED = 100_000
+SWEEP_SECONDS = 0.5
+MIN_DEADLINES = 1000  # this many deadlines of pulls that were answered long ago do not matter
+
+Queue = tuple[str, int]
+
+
+class Arrived(Protocol):
+    """What is known of a message that consumers can see now."""
+
+    topic: str
+    queue_id: int
+    tags_code: int
+
+
+class ParkedPull:
+    """One waiting pull; `resume` runs it again and answers."""
+
+    __slots__ = ("connection", "deadline", "matches", "queue", "resume")
+
+    def __init__(
+        self,
+        connection: Connection,
+        queue: Queue,
+        matches: Callable[[int], bool] | None,
+        deadline: float,
+        resume: Callable[[], None],
+    ) -> None:
+        self.connection = connection
+        self.queue = queue
+        self.matches = matches
+        self.deadline = deadline
+        self.resume = resume
+
+
+class ParkedPulls:
+    """All parked pulls of a broker."""
+
+    def __init__(self) -> None:
+        self._by_queue: dict[Queue, dict[ParkedPull, None]] = {}
+        self._by_connection: dict[Connection, set[ParkedPull]] = {}
+        self._deadlines: list[tuple[float, int, ParkedPull]] = []
+        self._order = count()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def park(self, pull: ParkedPull) -> bool:
+        """Keeps the pull until a message arrives or its deadline passes; False if there is no room."""
+        if self._size >= MAX_PARKED or pull.connection.closed:
+            return False
+        self._by_queue.setdefault(pull.queue, {})[pull] = None
+        pulls = self._by_connection.get(pull.connection)
+        if pulls is None:
+            pulls = self._by_connection[pull.connection] = set()
+            pull.connection.on_close(self._drop_connection)
+        pulls.add(pull)
+        self._size += 1
+        heappush(self._deadlines, (pull.deadline, next(self._order), pull))
+        if len(self._deadlines) > 2 * self._size + MIN_DEADLINES:
+            self._deadlines = [entry for entry in self._deadlines if self._is_parked(entry[2])]
+            heapify(self._deadlines)
+        return True
+
+    def arrived(self, messages: Iterable[Arrived]) -> None:
+        """Answers the pulls that wait for one of these messages."""
+        if not self._by_queue:
+            return
+        by_queue = self._by_queue
+        for message in messages:
+            waiting = by_queue.get((message.topic, message.queue_id))
+            if waiting:
+                tags_code = message.tags_code
+                for pull in [p for p in waiting if p.matches is None or p.matches(tags_code)]:
+                    self._resume(pull)
+
+    def expire(self, now: float) -> None:
+        """Answers the pulls whose time is over."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            pull = heappop(deadlines)[2]
+            if self._is_parked(pull):
+                self._resume(pull)
+
+    async def expire_forever(self) -> NoReturn:
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            self.expire(trio.current_time())
+
+    def _is_parked(self, pull: ParkedPull) -> bool:
+        return pull in self._by_queue.get(pull.queue, ())
+
+    def _resume(self, pull: ParkedPull) -> None:
+        self._forget(pull)
+        self._by_connection.get(pull.connection, set()).discard(pull)
+        if not pull.connection.closed:
+            pull.resume()
+
+    def _forget(self, pull: ParkedPull) -> None:
+        waiting = self._by_queue.get(pull.queue)
+        if waiting is not None and waiting.pop(pull, pull) is None:
+            self._size -= 1
+            if not waiting:
+                del self._by_queue[pull.queue]
+
+    def _drop_connection(self, connection: Connection) -> None:
+        for pull in self._by_connection.pop(connection, set()):
+            self._forget(pull)

@@ -1,0 +1,179 @@
+"""The store on the event loop: when what it wrote is safe, who waits for that, and the only threads of the process.
+
+Appending goes to the page cache and stays in line. What may block (fsync, reading what is not in memory, reserving
+and deleting files) runs in a thread, once for a whole batch: one lane for writes, so that two flushes never overlap,
+and a few for cold reads.
+
+Group commit: a flush takes its target when it begins, so it covers everything that was appended by then, whichever
+connection it came from; `flushed` wakes all that waited for it. A reply that promises a flush or a slave waits with
+`confirm`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NoReturn, Protocol, TypeVar
+
+import structlog
+import trio
+
+from gateway.watermark import Watermark
+from protocol.codes import ResponseCode
+from protocol.message import NewMessage
+from store.engine import Arrival, MessageStore
+from store.errors import StoreError
+from store.options import BrokerRole, FlushDiskType, StoreOptions
+
+log = structlog.get_logger(__name__)
+
+DISPATCH_LIMIT = 512
+MAINTAIN_SECONDS = 1.0
+COLD_READERS = 4
+
+T = TypeVar("T")
+
+
+class Replicas(Protocol):
+    """What a master knows of its slaves (gateway.ha)."""
+
+    acknowledged: Watermark
+
+    def in_reach(self, offset: int) -> bool:
+        """Whether enough slaves are connected and near enough to acknowledge `offset` in time."""
+
+
+class Storage:
+    """The store's flush, dispatch and maintenance, and the promises that hang on them."""
+
+    def __init__(
+        self,
+        store: MessageStore,
+        options: StoreOptions,
+        *,
+        arrived: Callable[[Iterable[Arrival]], None] = lambda arrivals: None,
+    ) -> None:
+        self.store = store
+        self.appended = Watermark(store.end_offset)
+        self.flushed = Watermark(store.flushed_offset)
+        self.replicas: Replicas | None = None
+        self._options = options
+        self._arrived = arrived
+        self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        self._sync_master = options.broker_role is BrokerRole.SYNC_MASTER
+        self._write_lane = trio.CapacityLimiter(1)
+        self._cold_lane = trio.CapacityLimiter(COLD_READERS)
+
+    @property
+    def promises_more_than_append(self) -> bool:
+        """Whether a send waits for a flush or a slave."""
+        return self._sync_flush or self._sync_master
+
+    @property
+    def consumers_see_appends(self) -> bool:
+        """Whether an appended message is visible at once; under SYNC_FLUSH only what is flushed is."""
+        return not self._sync_flush
+
+    # ---- writing
+
+    def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
+        """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept."""
+        end = self.store.append(messages, atomic=atomic)
+        self.appended.advance(end)
+        return end
+
+    def append_raw(self, offset: int, data: bytes) -> int:
+        """Appends a master's bytes at `offset` and dispatches what is complete."""
+        end = self.store.append_raw(offset, data)
+        self.appended.advance(end)
+        if not self._sync_flush:
+            self._dispatch()
+        return end
+
+    async def confirm(self, end: int) -> ResponseCode:
+        """Waits until what stands below `end` is flushed and replicated, as far as the options promise it.
+
+        The message is stored in any case; the code says which promise could not be kept in time.
+        """
+        started = trio.current_time()
+        replica_code = ResponseCode.SUCCESS
+        if self._sync_master and self.replicas is not None:
+            if not self.replicas.in_reach(end):
+                replica_code = ResponseCode.SLAVE_NOT_AVAILABLE
+            elif not await _reached(self.replicas.acknowledged, end, started + self._options.slave_timeout / 1000):
+                replica_code = ResponseCode.FLUSH_SLAVE_TIMEOUT
+        flush_code = ResponseCode.SUCCESS
+        if self._sync_flush and not await _reached(
+            self.flushed, end, started + self._options.sync_flush_timeout / 1000
+        ):
+            flush_code = ResponseCode.FLUSH_DISK_TIMEOUT
+        return replica_code or flush_code
+
+    # ---- reading
+
+    async def read_cold(self, read: Callable[[], T]) -> T:
+        """Runs a read that has to wait for the disk."""
+        return await trio.to_thread.run_sync(read, limiter=self._cold_lane)
+
+    async def write_file(self, write: Callable[[], None]) -> OSError | None:
+        """Runs the writing of a whole small file; returns why it failed, if it did."""
+        try:
+            await trio.to_thread.run_sync(write, limiter=self._cold_lane)
+        except OSError as error:
+            return error
+        return None
+
+    # ---- services
+
+    async def flush_forever(self) -> NoReturn:
+        """Flushes: at once under SYNC_FLUSH, else by the interval and the least pages of the options."""
+        least_bytes = self._options.flush_commit_log_least_pages * 4096
+        interval = self._options.flush_interval_commit_log / 1000
+        thorough = self._options.flush_commit_log_thorough_interval / 1000
+        last_flush = trio.current_time()
+        while True:
+            if self._sync_flush:
+                await self.appended.wait_past(self.flushed.offset)
+            else:
+                await trio.sleep(interval)
+                dirty = self.store.end_offset - self.store.flushed_offset
+                overdue = trio.current_time() - last_flush >= thorough
+                if dirty < (1 if overdue else least_bytes):
+                    continue
+            await self.flush()
+            last_flush = trio.current_time()
+
+    async def flush(self) -> None:
+        """Makes what has been appended safe. After a failure the store takes no more writes."""
+        job = self.store.flush_begin()
+        try:
+            await trio.to_thread.run_sync(job.run, limiter=self._write_lane)
+        except (OSError, StoreError) as error:
+            self.store.poison(f"flush failed: {error}")
+            log.error("flush_failed", error=str(error))
+            self.flushed.close()
+            await trio.sleep_forever()
+        self.store.flush_done(job)
+        self.flushed.advance(self.store.flushed_offset)
+        if self._sync_flush:
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):
+            self._arrived(arrivals)
+
+    async def maintain_forever(self) -> NoReturn:
+        """Writes derived files, reserves space ahead, and removes what retention lets go."""
+        while True:
+            await trio.sleep(MAINTAIN_SECONDS)
+            job = self.store.maintain_begin()
+            if job is None:
+                continue
+            try:
+                await trio.to_thread.run_sync(job.run, limiter=self._write_lane)
+            except OSError as error:
+                log.warning("maintenance_failed", error=str(error))
+            self.store.maintain_done(job)
+
+
+async def _reached(mark: Watermark, offset: int, deadline: float) -> bool:
+    with trio.CancelScope(deadline=deadline):
+        return await mark.wait_for(offset)
+    return mark.offset >= offset
