@@ -1,0 +1,86 @@
+"""Frames from a byte stream: whole, byte by byte, in any pieces, and broken."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.command import Command, encode
+from protocol.frame import FRAME, MAX_FRAME_BYTES, FrameDecoder
+
+FRAMES = [encode(Command(code, code, fields={"k": "v" * code}, body=b"x" * code)) for code in (1, 30, 5)]
+
+
+def opaques(commands: list[Command]) -> list[int]:
+    return [command.opaque for command in commands]
+
+
+def test_one_read_gives_all_its_frames() -> None:
+    assert [1, 30, 5] == opaques(FrameDecoder().receive(b"".join(FRAMES)))
+
+
+def test_byte_by_byte() -> None:
+    decoder = FrameDecoder()
+    commands = []
+    for byte in b"".join(FRAMES):
+        commands += decoder.receive(bytes([byte]))
+    assert [1, 30, 5] == opaques(commands)
+    assert 0 == decoder.buffered_bytes
+
+
+@given(st.lists(st.integers(0, 300), max_size=8))
+def test_cut_anywhere(cuts: list[int]) -> None:
+    data = b"".join(FRAMES)
+    decoder = FrameDecoder()
+    commands = []
+    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    for start, end in zip(edges, edges[1:], strict=False):
+        commands += decoder.receive(data[start:end])
+    assert [1, 30, 5] == opaques(commands)
+    assert [b"x", b"x" * 30, b"x" * 5] == [command.body for command in commands]
+
+
+def test_declaration_reads_what_the_decoder_reads() -> None:
+    for frame in FRAMES:
+        parsed = FRAME.parse(frame)
+        (command,) = FrameDecoder().receive(frame)
+        assert parsed.body == command.body
+        assert parsed.header_word.serialize_type == command.serialize_type
+
+
+@pytest.mark.parametrize(
+    ("start", "word"),
+    [
+        (struct.pack(">ii", 0, 0), "length 0"),
+        (struct.pack(">ii", -1, 0), "length -1"),
+        (struct.pack(">ii", 3, 0), "length 3"),
+        (struct.pack(">ii", MAX_FRAME_BYTES - 3, 0), "length"),
+        (struct.pack(">ii", 2**31 - 1, 0), "length"),
+        (struct.pack(">ii", 10, 7), "header of 7 bytes"),
+        (struct.pack(">iI", 10, 9 << 24 | 6) + b"header", "serialization 9"),
+    ],
+)
+def test_broken_frame_ends_the_stream_behind_the_good_ones(start: bytes, word: str) -> None:
+    decoder = FrameDecoder()
+    commands = decoder.receive(FRAMES[0] + start + FRAMES[1])
+    assert [1] == opaques(commands)
+    assert decoder.error is not None
+    assert word in decoder.error.remark
+    assert [] == decoder.receive(FRAMES[1])
+
+
+def test_longest_frame_is_read_and_no_more_is_kept() -> None:
+    frame = encode(Command(1, 9, body=b"b" * (MAX_FRAME_BYTES - 200)))
+    decoder = FrameDecoder()
+    assert [] == decoder.receive(frame[:1_000_000])
+    (command,) = decoder.receive(frame[1_000_000:])
+    assert len(command.body) == MAX_FRAME_BYTES - 200
+    assert 0 == decoder.buffered_bytes
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_never_raise(data: bytes) -> None:
+    decoder = FrameDecoder()
+    decoder.receive(data)
+    assert decoder.error is not None or decoder.buffered_bytes <= len(data)
