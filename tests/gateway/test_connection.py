@@ -1,0 +1,208 @@
+"""The connection shell over memory streams: batches, order, waiting requests, slow readers, closing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair, wait_all_tasks_blocked
+
+from gateway import connection as connection_module
+from gateway.connection import Connection, ConnectionClosed
+from gateway.routing import Call, Router, Routes
+from protocol.codes import RequestCode, ResponseCode
+from protocol.command import Command, encode, response
+from protocol.frame import FrameDecoder
+from protocol.requests.offsets import GetMaxOffset, GetMinOffset, OffsetReply
+
+Stream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+
+
+class State:
+    """What the handlers of these tests saw."""
+
+    def __init__(self) -> None:
+        self.release = trio.Event()
+        self.batches: list[list[int]] = []
+        self.ended = 0
+
+
+def routes() -> Routes:
+    table = Routes()
+
+    @table.handle
+    def get_max_offset(state: State, call: Call[GetMaxOffset]) -> OffsetReply:
+        return OffsetReply(offset=call.header.queue_id)
+
+    @table.handle
+    async def get_min_offset(state: State, call: Call[GetMinOffset]) -> OffsetReply:
+        try:
+            await state.release.wait()
+        finally:
+            state.ended += 1
+        return OffsetReply(offset=100 + call.header.queue_id)
+
+    @table.handle_batch(RequestCode.SEND_MESSAGE)
+    def send(state: State, connection: Connection, commands: list[Command]) -> None:
+        state.batches.append([command.opaque for command in commands])
+        for command in commands:
+            connection.post(encode(response(command)))
+
+    return table
+
+
+def ask(code: RequestCode, opaque: int) -> bytes:
+    return encode(Command(code, opaque, fields={"topic": "t", "queueId": str(opaque)}))
+
+
+@asynccontextmanager
+async def connected(state: State) -> AsyncIterator[tuple[Stream, Connection]]:
+    """The client's stream, and the server's connection, which is closed after the block."""
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, ("10.0.0.1", 5), Router(state, [routes()]))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.serve)
+        yield ours, connection
+        connection.close()
+
+
+async def answers(stream: Stream, count: int) -> list[Command]:
+    decoder, commands = FrameDecoder(), []
+    with trio.fail_after(5):
+        while len(commands) < count:
+            commands += decoder.receive(await stream.receive_some(65536))
+    return commands
+
+
+async def test_one_read_is_answered_with_one_write() -> None:
+    async with connected(State()) as (stream, _):
+        await stream.send_all(b"".join(ask(RequestCode.GET_MAX_OFFSET, n) for n in range(50)))
+        data = await stream.receive_some(1 << 20)
+    assert [*range(50)] == [command.opaque for command in FrameDecoder().receive(bytes(data))]
+
+
+async def test_batch_handler_gets_one_read_at_once() -> None:
+    state = State()
+    async with connected(state) as (stream, _):
+        send = [encode(Command(RequestCode.SEND_MESSAGE, n)) for n in range(3)]
+        await stream.send_all(send[0] + ask(RequestCode.GET_MAX_OFFSET, 7) + send[1] + send[2])
+        got = await answers(stream, 4)
+    assert state.batches == [[0, 1, 2]]
+    assert [command.opaque for command in got] == [7, 0, 1, 2]
+
+
+async def test_waiting_request_lets_others_pass() -> None:
+    state = State()
+    async with connected(state) as (stream, _):
+        await stream.send_all(ask(RequestCode.GET_MIN_OFFSET, 1) + ask(RequestCode.GET_MAX_OFFSET, 2))
+        assert [command.opaque for command in await answers(stream, 1)] == [2]
+        state.release.set()
+        (late,) = await answers(stream, 1)
+    assert (late.opaque, late.fields["offset"]) == (1, "101")
+
+
+async def test_waiting_requests_end_with_their_connection() -> None:
+    state = State()
+    async with connected(state) as (stream, connection):
+        await stream.send_all(ask(RequestCode.GET_MIN_OFFSET, 1))
+        await wait_all_tasks_blocked()
+        await stream.aclose()
+        await wait_all_tasks_blocked()
+        assert connection.closed
+    assert state.ended == 1
+
+
+async def test_reading_stops_while_too_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "WAITING_LIMIT", 2)
+    state = State()
+    async with connected(state) as (stream, _):
+        await stream.send_all(ask(RequestCode.GET_MIN_OFFSET, 1) + ask(RequestCode.GET_MIN_OFFSET, 2))
+        await wait_all_tasks_blocked()
+        await stream.send_all(ask(RequestCode.GET_MAX_OFFSET, 3))
+        with trio.move_on_after(0.05) as scope:
+            await stream.receive_some(10)
+        assert scope.cancelled_caught
+        state.release.set()
+        assert {1, 2, 3} == {command.opaque for command in await answers(stream, 3)}
+
+
+async def test_broken_frame_closes_after_the_good_ones_were_answered() -> None:
+    async with connected(State()) as (stream, _):
+        await stream.send_all(ask(RequestCode.GET_MAX_OFFSET, 1) + b"\xff" * 20)
+        assert [command.opaque for command in await answers(stream, 1)] == [1]
+        assert await stream.receive_some(10) == b""
+
+
+async def test_answers_nobody_asked_for_are_dropped() -> None:
+    async with connected(State()) as (stream, _):
+        await stream.send_all(encode(response(Command(10, 4711))) + ask(RequestCode.GET_MAX_OFFSET, 1))
+        assert [command.opaque for command in await answers(stream, 1)] == [1]
+
+
+async def test_reader_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "OUTBOX_LIMIT_BYTES", 1000)
+    _ours, theirs = trio.testing.lockstep_stream_pair()
+    connection = Connection(theirs, ("10.0.0.1", 5))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.serve)
+        for _ in range(11):
+            connection.post(b"x" * 100)
+        assert connection.closed
+    assert connection.unsent_bytes == 0
+
+
+async def test_finish_answers_what_waits_and_reads_no_more() -> None:
+    state = State()
+    async with connected(state) as (stream, connection):
+        await stream.send_all(ask(RequestCode.GET_MIN_OFFSET, 1))
+        await wait_all_tasks_blocked()
+        connection.finish(5)
+        await wait_all_tasks_blocked()
+        state.release.set()
+        assert [command.opaque for command in await answers(stream, 1)] == [1]
+        assert await stream.receive_some(10) == b""
+
+
+async def test_call_to_the_peer_and_its_answer() -> None:
+    async with connected(State()) as (stream, connection):
+
+        async def peer() -> None:
+            (command,) = await answers(stream, 1)
+            await stream.send_all(encode(response(command, body=b"pong")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer)
+            answer = await connection.request(Command(RequestCode.GET_CONSUMER_RUNNING_INFO), timeout=5)
+    assert answer.body == b"pong"
+
+
+async def test_call_without_an_answer(autojump_clock: Any) -> None:
+    async with connected(State()) as (stream, connection):
+        with pytest.raises(trio.TooSlowError):
+            await connection.request(Command(RequestCode.GET_CONSUMER_RUNNING_INFO), timeout=5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.aclose)
+            with pytest.raises(ConnectionClosed):
+                await connection.request(Command(RequestCode.GET_CONSUMER_RUNNING_INFO), timeout=5)
+
+
+async def test_client_side_refuses_requests() -> None:
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, ("10.0.0.1", 5))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.serve)
+        await ours.send_all(ask(RequestCode.GET_MAX_OFFSET, 1))
+        (answer,) = await answers(ours, 1)
+        assert answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+        connection.close()
+
+
+async def test_on_close_is_called_once() -> None:
+    closed: list[Connection] = []
+    async with connected(State()) as (stream, connection):
+        connection.on_close(closed.append)
+        await stream.aclose()
+        await wait_all_tasks_blocked()
+        connection.close()
+    assert [connection] == closed
