@@ -9,7 +9,8 @@ decoded straight into its typed header; its extFields are then only read if some
 """
 
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 from construct import Bytes, GreedyRange, Int8ub, Int16sb, Int32sb, Prefixed, this
@@ -148,10 +149,7 @@ def response(
 
 def encode(command: Command) -> bytes:
     """The whole frame of `command`; raises LocalProtocolError where the wire has no room for it."""
-    if command.serialize_type is SerializeType.ROCKETMQ:
-        header = _encode_rocketmq(command)
-    else:
-        header = _encode_json(command)
+    header = _encode_rocketmq(command) if command.serialize_type is SerializeType.ROCKETMQ else _encode_json(command)
     size = len(header)
     if size > MAX_HEADER_BYTES:
         raise LocalProtocolError(f"header of {size} bytes; a frame has room for {MAX_HEADER_BYTES}")
@@ -303,11 +301,40 @@ def _decode_rocketmq(data: bytes, body: bytes) -> Command:
     )
 
 
+class _ExtShape(NamedTuple):
+    """The lengths of all names and values in one block of extFields, so that one unpack reads the whole block.
+
+    A client sends the same header again and again; only the digits in it change. `framing` are the bytes between the
+    values (lengths and names), which must be equal for the shape to fit.
+    """
+
+    unpack: Callable[[bytes, int], tuple[bytes, ...]]
+    framing: tuple[bytes, ...]
+    names: tuple[str, ...]
+
+
+MAX_SHAPES = 512
+_shapes: dict[int, _ExtShape] = {}  # by the block's length; a cache, so what it holds never changes a result
+
+
 def _decode_ext(data: bytes, position: int, end: int) -> dict[str, str]:
+    shape = _shapes.get(end - position)
+    if shape is not None:
+        parts = shape.unpack(data, position)
+        if parts[::2] == shape.framing:
+            return dict(zip(shape.names, [value.decode() for value in parts[1::2]], strict=True))
+    return _walk_ext(data, position, end)
+
+
+def _walk_ext(data: bytes, position: int, end: int) -> dict[str, str]:
+    """Reads the block entry by entry, and remembers its shape."""
     key_length_at = _KEY_LENGTH.unpack_from
     value_length_at = _EXT_LENGTH.unpack_from
     fields: dict[str, str] = {}
+    layout, framing = [], []
+    start = position
     while position < end:
+        entry = position
         (length,) = key_length_at(data, position)
         position += 2
         key = data[position : position + length]
@@ -316,12 +343,18 @@ def _decode_ext(data: bytes, position: int, end: int) -> dict[str, str]:
             raise FrameError(f"ROCKETMQ header: field name of {length} bytes reaches beyond the header")
         (length,) = value_length_at(data, position)
         position += 4
+        framing.append(data[entry:position])
+        layout.append(f"{position - entry}s{length}s")
         value = data[position : position + length]
         position += length
         if length < 0 or position > end:
             raise FrameError(f"ROCKETMQ header: field {key!r} of {length} bytes reaches beyond the header")
         if key and value:  # official reads an empty name or value as null
             fields[key.decode()] = value.decode()
+    if fields and len(fields) == len(layout):
+        if len(_shapes) >= MAX_SHAPES:
+            _shapes.clear()
+        _shapes[end - start] = _ExtShape(struct.Struct("".join(layout)).unpack_from, tuple(framing), tuple(fields))
     return fields
 
 
