@@ -1,0 +1,218 @@
+"""From the log to what is derived from it: consume queues, key index, and word of each arrival.
+
+Owns ``dispatched_offset``: below it every record is in its consume queue and in the index.
+
+Two ways lead there and must give the same bytes. Messages of this broker are handed over from memory, at once or
+(SYNC_FLUSH) when they are flushed. Everything else (a slave's log, recovery, what memory could not hold) is read
+back from the log by ``Scanner``. Putting a record twice changes nothing, so a step that failed is simply repeated.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK, tags_code
+from store.commitlog import NUMBERED, Entry
+from store.scan import ReadLog, Record, Scanner, Stop, find_record
+
+log = structlog.get_logger(__name__)
+
+SCHEDULE_TOPIC: Final = "SCHEDULE_TOPIC_XXXX"
+_SCHEDULE_TOPIC_BYTES: Final = SCHEDULE_TOPIC.encode()
+_UNKNOWN_LEVEL_MS: Final = 1000
+_UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
+
+
+class Arrival(NamedTuple):
+    """A message that consumers can see from now on."""
+
+    topic: str
+    queue_id: int
+    queue_offset: int
+    tags_code: int
+    store_timestamp: int
+    physical_offset: int
+    size: int
+
+
+class DelayLevels:
+    """The meaning of DELAY = 1, 2, … (key messageDelayLevel)."""
+
+    def __init__(self, text: str) -> None:
+        self.delays_ms = tuple(int(part[:-1]) * _UNIT_MS[part[-1]] for part in text.split())
+
+    @property
+    def highest(self) -> int:
+        return len(self.delays_ms)
+
+    def delay_ms(self, level: int) -> int:
+        """The delay of a level; above the highest it is the highest's. Level 0 and below: 1 s, as official."""
+        if level < 1:
+            return _UNKNOWN_LEVEL_MS
+        return self.delays_ms[min(level, self.highest) - 1]
+
+    def due_code(self, properties: bytes, store_timestamp: int) -> int | None:
+        """What the consume queue of the schedule topic holds instead of the tags' hash: the time of delivery in ms.
+
+        None if the properties name no level above 0 (CommitLog.checkMessageAndReturnSize).
+        """
+        for pair in properties.split(b"\x02"):
+            name, _, value = pair.partition(b"\x01")
+            if name == b"DELAY" and value.isdigit() and int(value) > 0:
+                return store_timestamp + self.delay_ms(int(value))
+        return None
+
+
+class Queues(Protocol):
+    """What dispatch needs of the consume queues."""
+
+    def put(
+        self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
+    ) -> None:
+        """Add a record to its queue."""
+
+
+class Index(Protocol):
+    """What dispatch needs of the key index."""
+
+    def put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
+        """Index a record under its keys."""
+
+
+def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
+    """The entry of a record read back from the log."""
+    tags = unique_key = keys = ""
+    for pair in record.properties.decode("utf-8", "replace").split("\x02"):
+        name, _, value = pair.partition("\x01")
+        if name == "TAGS":
+            tags = value
+        elif name == "UNIQ_KEY":
+            unique_key = value
+        elif name == "KEYS":
+            keys = value
+    kind = record.sys_flag & TRANSACTION_MASK
+    index_keys = (unique_key, *keys.split(" ")) if keys or unique_key else ()
+    code: int | None = None
+    if record.topic == _SCHEDULE_TOPIC_BYTES:
+        code = delays.due_code(record.properties, record.store_timestamp)
+    return (
+        topic,
+        record.queue_id,
+        record.queue_offset if kind in NUMBERED else -1,
+        record.physical_offset,
+        record.size,
+        tags_code(tags) if code is None else code,
+        () if kind == TRANSACTION_ROLLBACK else tuple(key for key in index_keys if key),
+    )
+
+
+class Dispatcher:
+    """Feeds the derived files of one store."""
+
+    def __init__(self, queues: Queues, index: Index | None, delays: DelayLevels, read: ReadLog, file_size: int) -> None:
+        self.dispatched_offset = 0
+        self.damaged: Callable[[Stop, int | None], None] = lambda stop, good: None
+        self._queues = queues
+        self._index = index
+        self._delays = delays
+        self._read = read
+        self._file_size = file_size
+        # (begin, end, store timestamp, entries) of appends that are not dispatched yet
+        self._held: deque[tuple[int, int, int, list[Entry]]] = deque()
+        self._held_count = 0
+        self._topics: dict[bytes, str] = {}
+
+    def put(self, entries: Iterable[Entry], store_timestamp: int) -> None:
+        """HOT. Entries in the order of the log. StoreError if a derived file cannot be read or written."""
+        put_unit = self._queues.put
+        if self._index is None:
+            for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries:
+                if queue_offset >= 0:
+                    put_unit(topic, queue_id, queue_offset, physical_offset, size, code)
+            return
+        put_keys = self._index.put
+        for topic, queue_id, queue_offset, physical_offset, size, code, keys in entries:
+            if queue_offset >= 0:
+                put_unit(topic, queue_id, queue_offset, physical_offset, size, code)
+            if keys:
+                put_keys(topic, keys, physical_offset, store_timestamp)
+
+    def put_appended(self, begin: int, end: int, entries: list[Entry], store_timestamp: int) -> None:
+        """Messages that were just appended and may be seen at once. If that fails, a later ``step`` repeats it."""
+        if begin != self.dispatched_offset:
+            return
+        self.put(entries, store_timestamp)
+        self.dispatched_offset = end
+
+    def hold(self, begin: int, end: int, entries: list[Entry], store_timestamp: int) -> None:
+        """Messages that were just appended and may be seen once they are flushed."""
+        if self._held_count < MAX_HELD:
+            self._held.append((begin, end, store_timestamp, entries))
+            self._held_count += len(entries)
+
+    def step(self, limit: int, until: int) -> list[Arrival]:
+        """Dispatch about ``limit`` further records below ``until``; an empty list when there are none."""
+        held = self._held
+        while held and held[0][0] < self.dispatched_offset:
+            self._held_count -= len(held.popleft()[3])
+        arrivals: list[Arrival] = []
+        while len(arrivals) < limit and self.dispatched_offset < until:
+            if held and held[0][0] == self.dispatched_offset:
+                _, end, store_timestamp, entries = held[0]
+                if end > until:
+                    break
+                self.put(entries, store_timestamp)
+                held.popleft()
+                self._held_count -= len(entries)
+                arrivals += [
+                    Arrival(topic, queue_id, queue_offset, code, store_timestamp, physical_offset, size)
+                    for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries
+                    if queue_offset >= 0
+                ]
+                self.dispatched_offset = end
+            elif not self._scan_step(limit, min(until, held[0][0]) if held else until, arrivals):
+                break
+        return arrivals
+
+    def _scan_step(self, limit: int, until: int, arrivals: list[Arrival]) -> bool:
+        """Dispatch from the log. False: nothing more can be read for now."""
+        scanner = Scanner(self._read, self._file_size, self.dispatched_offset, until=until, check_crc=False)
+        records = scanner.next_records(limit)
+        for record in records:
+            entry = self.put_record(record)
+            if entry[2] >= 0:
+                topic, queue_id, queue_offset, physical_offset, size, code, _ = entry
+                arrivals.append(
+                    Arrival(topic, queue_id, queue_offset, code, record.store_timestamp, physical_offset, size)
+                )
+        progress = scanner.offset > self.dispatched_offset
+        self.dispatched_offset = scanner.offset
+        if scanner.stop is not None and scanner.stop.reason is not None:
+            good = find_record(self._read, self._file_size, scanner.offset + 1, until)
+            self.damaged(scanner.stop, good)
+            if good is not None:
+                self.dispatched_offset = good
+                return True
+        return progress
+
+    def put_record(self, record: Record) -> Entry:
+        """Put one record that was read from the log; returns its entry."""
+        topic = self._topics.get(record.topic)
+        if topic is None:
+            if len(self._topics) >= MAX_HELD:
+                self._topics.clear()
+            topic = self._topics[record.topic] = record.topic.decode("utf-8", "replace")
+        entry = derive(record, topic, self._delays)
+        self.put((entry,), record.store_timestamp)
+        return entry
+
+    def restart_at(self, offset: int) -> None:
+        """Everything below the offset is dispatched; nothing is held."""
+        self._held.clear()
+        self._held_count = 0
+        self.dispatched_offset = offset

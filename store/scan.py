@@ -1,0 +1,237 @@
+"""Walk the records of the log: used by recovery, by dispatch on slaves and by the check tool.
+
+Owns the one loop that splits log bytes into records. It knows no policy: it says where it stopped and why, and
+the caller decides. It is the reading twin of ``protocol.message.RECORD`` for runs of records; a test holds it to
+the declaration.
+
+What counts as a record: a message's magic number, lengths that add up, the physical offset field equal to the
+place it was read from, and (if asked) the CRC of the body. The official broker does not look at the physical
+offset; without it, old bytes that lie behind the end of a log would pass for messages.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from protocol.message import (
+    CRC_MASK,
+    HEAD,
+    HOST_FLAGS,
+    MAGIC_BLANK,
+    MAGIC_V1,
+    MAGIC_V2,
+    MIN_RECORD_BYTES,
+    PREFIX_V4,
+    PREFIXES,
+)
+
+CHUNK: Final = 1 << 20
+
+ReadLog = Callable[[int, int], bytes]
+"""(offset, length) -> bytes of the log, fewer at the end of a file or of the log, none behind it."""
+
+
+def _fixed_part(born: int, store: int) -> struct.Struct:
+    """The bytes before the body without what nobody here needs: size, magic, CRC, queue id, queue offset,
+    physical offset, sysFlag, store timestamp, body length."""
+    return struct.Struct(f">iiii4xqqi8x{born}xq{store}x12xi")
+
+
+FIXED_PARTS: Final = {flags: _fixed_part(20 if flags & 0x10 else 8, 20 if flags & 0x20 else 8) for flags in PREFIXES}
+FIXED_V4: Final = FIXED_PARTS[0]
+
+
+class Record(NamedTuple):
+    """One record as the derived files see it."""
+
+    physical_offset: int
+    size: int
+    queue_id: int
+    queue_offset: int
+    sys_flag: int
+    store_timestamp: int
+    topic: bytes
+    properties: bytes
+
+
+class Stop(NamedTuple):
+    """Where a walk ended. ``reason`` None: the data ended between records, nothing is wrong."""
+
+    offset: int
+    reason: str | None
+
+
+class Scanner:
+    """A walk from one offset towards higher ones. ``offset`` is where the next record is expected."""
+
+    def __init__(
+        self, read: ReadLog, file_size: int, offset: int, *, until: int | None = None, check_crc: bool = True
+    ) -> None:
+        """``until``: bytes from there on are not looked at; a record that crosses it ends the walk before it."""
+        self._read = read
+        self._file_size = file_size
+        self._until = until
+        self._check_crc = check_crc
+        self.offset = offset
+        self.stop: Stop | None = None
+        self.count = 0
+
+    def next_records(self, limit: int = 4096) -> list[Record]:
+        """Up to ``limit`` further records; an empty list together with ``stop`` set means the walk is over."""
+        records: list[Record] = []
+        while self.stop is None and len(records) < limit:
+            begin = self.offset
+            data = self._chunk(begin, CHUNK)
+            if not data:
+                break
+            wanted = self._split(data, begin, records, limit)
+            if wanted and self.stop is None:
+                data = self._chunk(begin, wanted)
+                if len(data) < wanted:
+                    self._end(None if self._cut_short(begin + wanted) else "record is cut off")
+                else:
+                    self._split(data, begin, records, limit)
+        self.count += len(records)
+        return records
+
+    def _cut_short(self, end: int) -> bool:
+        return self._until is not None and end > self._until
+
+    def _chunk(self, offset: int, length: int) -> bytes:
+        if self._until is not None:
+            length = min(length, self._until - offset)
+        data = self._read(offset, length) if length > 0 else b""
+        if not data:
+            self._end(None)
+        return data
+
+    def _end(self, reason: str | None) -> None:
+        self.stop = Stop(self.offset, reason)
+
+    def _split(self, data: bytes, begin: int, records: list[Record], limit: int) -> int:
+        """Take whole records off the front of ``data``; advances ``offset``.
+
+        Returns 0, or the number of bytes from ``begin`` that the first record takes when ``data`` has fewer.
+        """
+        position, end = 0, len(data)
+        file_end = begin - begin % self._file_size + self._file_size
+        head_at = HEAD.unpack_from
+        check_crc = self._check_crc
+        wanted = 0
+        reason: str | None = None
+        while len(records) < limit:
+            rest = end - position
+            if rest < 8:
+                wanted = position + 8 if begin + position + 8 <= file_end else 0
+                if rest and not wanted:
+                    reason = "fewer than 8 bytes are left in the file"
+                break
+            total, magic = head_at(data, position)
+            if magic != MAGIC_V1 and magic != MAGIC_V2:
+                if magic == MAGIC_BLANK and not self._cut_short(file_end):
+                    self.offset = file_end
+                    return 0
+                if magic == MAGIC_BLANK:
+                    self.offset = begin + position
+                    self._end(None)
+                    return 0
+                reason = (
+                    "no record" if not total and not magic else f"magic number {magic & 0xFFFFFFFF:#010x} is unknown"
+                )
+                break
+            if total < MIN_RECORD_BYTES or begin + position + total > file_end:
+                reason = f"total size {total} is impossible"
+                break
+            if total > rest:
+                wanted = position + total
+                break
+            fixed = FIXED_V4.unpack_from(data, position)
+            body_at = position + PREFIX_V4.size
+            if fixed[6] & HOST_FLAGS:
+                prefix_size = PREFIXES[fixed[6] & HOST_FLAGS].size
+                if total < prefix_size + 3:
+                    reason = f"total size {total} is too small for its fields"
+                    break
+                fixed = FIXED_PARTS[fixed[6] & HOST_FLAGS].unpack_from(data, position)
+                body_at = position + prefix_size
+            _, _, crc, queue_id, queue_offset, physical_offset, sys_flag, store_timestamp, body_length = fixed
+            stop = position + total
+            topic_at = body_at + body_length + 1
+            if body_length < 0 or topic_at + 2 > stop:
+                reason = f"body length {body_length} does not fit"
+                break
+            if magic == MAGIC_V1:
+                properties_at = topic_at + data[topic_at - 1] + 2
+            else:
+                topic_at += 1
+                properties_at = topic_at + int.from_bytes(data[topic_at - 2 : topic_at], "big") + 2
+            if properties_at > stop or properties_at + (data[properties_at - 2] << 8 | data[properties_at - 1]) != stop:
+                reason = "lengths do not add up"
+                break
+            if physical_offset != begin + position:
+                reason = f"the record says it is at {physical_offset}"
+                break
+            if check_crc and body_length and crc32(data[body_at : body_at + body_length]) & CRC_MASK != crc:
+                reason = "CRC of the body does not match"
+                break
+            records.append(
+                Record(
+                    physical_offset,
+                    total,
+                    queue_id,
+                    queue_offset,
+                    sys_flag,
+                    store_timestamp,
+                    data[topic_at : properties_at - 2],
+                    data[properties_at:stop],
+                )
+            )
+            position = stop
+        self.offset = begin + position
+        if reason is not None:
+            self._end(reason)
+        # A record that only began behind other ones is read again from its own begin.
+        return wanted if position == 0 else 0
+
+
+def find_record(read: ReadLog, file_size: int, offset: int, end: int) -> int | None:
+    """The first offset in [offset, end) at which a whole good record (or a filler) begins; None if there is none.
+
+    For going on behind damage. A record must have its CRC and its own offset right, so that bytes inside a body
+    that only look like a record are not taken for one.
+    """
+    patterns = [magic.to_bytes(4, "big", signed=True) for magic in (MAGIC_V1, MAGIC_V2, MAGIC_BLANK)]
+    while offset < end:
+        data = read(offset, min(CHUNK, end - offset))
+        if not data:
+            return None
+        file_end = offset - offset % file_size + file_size
+        for place in sorted(place for pattern in patterns for place in _places(data, pattern)):
+            candidate = offset + place - 4
+            if place >= 4 and _is_record(read, file_size, candidate, file_end):
+                return candidate
+        if offset + len(data) >= file_end:
+            offset = file_end
+        else:
+            offset += max(1, len(data) - 7)
+    return None
+
+
+def _places(data: bytes, pattern: bytes) -> list[int]:
+    places = []
+    at = data.find(pattern)
+    while at >= 0:
+        places.append(at)
+        at = data.find(pattern, at + 1)
+    return places
+
+
+def _is_record(read: ReadLog, file_size: int, offset: int, file_end: int) -> bool:
+    head = read(offset, 8)
+    if len(head) == 8 and HEAD.unpack(head) == (file_end - offset, MAGIC_BLANK):
+        return True
+    records = Scanner(read, file_size, offset).next_records(1)
+    return bool(records) and records[0].physical_offset == offset
