@@ -71,10 +71,17 @@ class Reader(Generic[T]):
     than Java's; it must accept any value. Numbers and booleans may always be written as text.
     """
 
-    def __init__(self, type_: type[T], name: str, repair: Callable[[Any], None] | None = None) -> None:
+    def __init__(
+        self,
+        type_: type[T],
+        name: str,
+        repair: Callable[[Any], None] | None = None,
+        quoted_bytes_limit: int = MAX_QUOTED_BYTES,
+    ) -> None:
         self._type = type_
         self._name = name
         self._repair = repair
+        self._quoted_bytes_limit = quoted_bytes_limit
         self._decoder = msgspec.json.Decoder(type_, strict=False)
 
     def decode(self, data: bytes) -> T:
@@ -85,7 +92,7 @@ class Reader(Generic[T]):
             raise RemoteProtocolError(f"{self._name}: nested too deeply") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass
-        if len(data) <= MAX_QUOTED_BYTES:
+        if len(data) <= self._quoted_bytes_limit:
             try:
                 return self._decoder.decode(_NUMERIC_KEY.sub(_quote_key, data))
             except (msgspec.DecodeError, UnicodeDecodeError):
