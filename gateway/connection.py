@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 import trio
 
-from gateway.routing import Router
+from gateway.routing import BatchHandler, Router
 from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.frame import FrameDecoder
@@ -123,7 +123,7 @@ class Connection:
             if not data:
                 return
             self.last_active = trio.current_time()
-            commands = decoder.receive(data)
+            commands = decoder.receive(bytes(data))
             if commands:
                 self._receiving = True
                 try:
@@ -138,7 +138,7 @@ class Connection:
     async def _process(self, commands: list[Command]) -> None:
         """Runs one read's requests; those with a batch handler together, at the end."""
         router = self._router
-        batches: dict[Any, list[Command]] = {}
+        batches: dict[BatchHandler, list[Command]] = {}
         for command in commands:
             if command.flag & FLAG_RESPONSE:
                 self._answered(command)
@@ -155,8 +155,9 @@ class Connection:
                 batches[handler] = [command]
             if self._outbox_bytes > HIGH_WATER_BYTES:
                 await self.drain()
-        for handler, batch in batches.items():
-            router.run_batch(handler, self, batch)
+        if router is not None:
+            for handler, batch in batches.items():
+                router.run_batch(handler, self, batch)
 
     def _refuse_as_client(self, command: Command) -> None:
         if not command.flag & FLAG_ONEWAY:

@@ -14,9 +14,9 @@ import structlog
 import trio
 
 from gateway.broker.clients import ClientTable
+from gateway.broker.gauges import register_gauges
 from gateway.broker.groups import GroupTable
-from gateway.broker.handlers import ROUTES
-from gateway.broker.handlers.clients import connection_closed, expire_silent_clients
+from gateway.broker.handlers import clients, groups, offsets, pull, runtime, send, topics
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
 from gateway.broker.offsets import OffsetTable
@@ -39,6 +39,7 @@ from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
 
+ROUTES = [module.routes for module in (clients, groups, offsets, pull, runtime, send, topics)]
 FAST_PORT_REFUSES = frozenset({RequestCode.PULL_MESSAGE, RequestCode.LITE_PULL_MESSAGE})
 CLIENT_SCAN_SECONDS = 10.0
 SECOND = 1.0
@@ -78,26 +79,28 @@ async def serve_broker(
 def build_broker(options: BrokerOptions, store_options: StoreOptions, store: MessageStore) -> Broker:
     """A broker around an open store, with its tables as they are on disk."""
     config = Path(store_options.store_path_root_dir) / "config"
-    topics = TopicTable(options, config / "topics.json", now_ms)
-    groups = GroupTable(options, config / "subscriptionGroup.json", now_ms)
+    topic_table = TopicTable(options, config / "topics.json", now_ms)
+    group_table = GroupTable(options, config / "subscriptionGroup.json", now_ms)
     ha_address = f"{options.broker_ip2}:{store_options.ha_listen_port or options.listen_port + 1}"
-    registration = Registration(options, topics, ha_address)
+    registration = Registration(options, topic_table, ha_address)
     pulls = ParkedPulls()
     return Broker(
         options=options,
         store_options=store_options,
         store=store,
         storage=Storage(store, store_options, arrived=pulls.arrived),
-        topics=topics,
-        groups=groups,
+        topics=topic_table,
+        groups=group_table,
         offsets=OffsetTable(config / "consumerOffset.json", now_ms),
         clients=ClientTable(now_ms),
         locks=LockTable(now_ms),
         pulls=pulls,
-        incoming=IncomingMessages(options, store_options, topics, groups, now_ms, registration.topic_changed),
+        incoming=IncomingMessages(options, store_options, topic_table, group_table, now_ms, registration.topic_changed),
         registration=registration,
         send_replies=SendReplyEncoder(options.region_id, options.trace_on),
-        metrics=Metrics(),
+        metrics=Metrics(
+            {"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name}
+        ),
         stats=BrokerStats(now_ms),
         connections=ConnectionTable(options.server_channel_max_idle_time_seconds),
         now_ms=now_ms,
@@ -114,7 +117,7 @@ async def _serve(
     fast_router = Router(broker, ROUTES, observe=broker.metrics.request_done, refused_codes=FAST_PORT_REFUSES)
 
     def accepted(connection: Connection) -> None:
-        connection.on_close(partial(connection_closed, broker))
+        connection.on_close(partial(clients.connection_closed, broker))
 
     serve = partial(serve_remoting, table=broker.connections, accepted=accepted)
     storage, options = broker.storage, broker.options
@@ -134,6 +137,7 @@ async def _serve(
                 nursery.start_soon(serve, listeners, router)
                 nursery.start_soon(serve, fast_listeners, fast_router)
                 if options.metrics_port:
+                    register_gauges(broker.metrics, broker)
                     await nursery.start(broker.metrics.serve, options.metrics_port)
                 nursery.start_soon(broker.registration.run)
                 task_status.started(f"{options.broker_ip1}:{options.listen_port}")
@@ -161,7 +165,7 @@ async def _save_offsets(broker: Broker) -> NoReturn:
 async def _scan_clients(broker: Broker) -> NoReturn:
     while True:
         await trio.sleep(CLIENT_SCAN_SECONDS)
-        expire_silent_clients(broker)
+        clients.expire_silent_clients(broker)
         broker.locks.expire()
 
 
