@@ -1,28 +1,22 @@
-"""JSON as fastjson writes it: standard JSON, and the three ways in which RocketMQ's bodies and files leave it.
+"""Reading JSON as fastjson writes it: standard JSON, and the ways in which RocketMQ's bodies and files leave it.
 
     unquoted numbers as keys    {"brokerAddrs":{0:"10.0.0.1:10911"}}
     objects as keys             {"offsetTable":{{"brokerName":"b","queueId":0,"topic":"T"}:5}}
-    a map as a list of pairs    {"offsetTable":[[{"brokerName":"b",..},5]]}, the gson form; needs to be asked for
+    a map as a list of pairs    {"offsetTable":[[{"brokerName":"b",..},5]]}, the gson form; see `pairs_to_object`
 
 `Reader` decodes bytes into a typed value. It tries the cheap way first: msgspec on the text as it is, then on the
 text with its numeric keys quoted. Only what fails both is parsed in Python by `loads`, which knows all forms and
 takes a null member as absent. As that parser is slow, the text it accepts is bounded; so is the nesting. Whatever
 is wrong with a text becomes a `RemoteProtocolError` that names the place.
-
-`dumps` writes fastjson's text byte for byte, but for numbers with a fraction: null members left out, the members
-of a bean in alphabetical order, no spaces; or, with `pretty`, the indented form of RocketMQ's configuration files;
-or, with `standard`, the JSON that every reader accepts (which has no room for objects as keys).
 """
 
-import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import RemoteProtocolError
 
 MAX_DEPTH: Final = 64  # the deepest body of RocketMQ has 7 levels
 MAX_QUOTED_BYTES: Final = 4 << 20  # the worst text takes a second to have its keys quoted
@@ -133,9 +127,6 @@ def pairs_to_object(value: object) -> object:
             case _:
                 return value
     return members
-
-
-# ---- reading
 
 
 def loads(data: bytes) -> Value:
@@ -272,91 +263,3 @@ class _Parser:
 
 def _all_scalar(members: Mapping[Any, Any]) -> bool:
     return not any(isinstance(value, list | dict) for value in members.values())
-
-
-# ---- writing
-
-_quote: Final = json.JSONEncoder(ensure_ascii=False).encode
-_quote_ascii: Final = json.JSONEncoder(ensure_ascii=True).encode
-
-
-def dumps(value: object, *, standard: bool = False, pretty: bool = False) -> bytes:
-    """`value` as fastjson writes it: structs are beans, keys may be texts, ints, structs and ObjectKeys.
-
-    `standard` quotes numeric keys, sorts the keys of maps and escapes what is not ASCII, which is how 4.9.4 answers
-    clients that ask for standard JSON. `pretty` is RocketMQ's form of JSON files.
-    """
-    parts: list[str] = []
-    _Writer(parts.append, standard, pretty).write(value, "\n" if pretty else "")
-    return "".join(parts).encode()
-
-
-@functools.cache
-def _bean(cls: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
-    """The members of a bean in alphabetical order of their wire names: (wire name, attribute)."""
-    return tuple(sorted(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True)))
-
-
-class _Writer:
-    """Writes one value. `line` is what starts a new line at the present indentation; empty if not `pretty`."""
-
-    def __init__(self, put: Callable[[str], None], standard: bool, pretty: bool) -> None:
-        self._put = put
-        self._standard = standard
-        self._quote = _quote_ascii if standard else _quote
-        self._tab = "\t" if pretty else ""
-
-    def write(self, value: object, line: str) -> None:
-        if isinstance(value, str):
-            self._put(self._quote(value))
-        elif value is None or isinstance(value, bool):
-            self._put("null" if value is None else "true" if value else "false")
-        elif isinstance(value, int | float):
-            self._put(repr(value) if type(value) is float else str(int(value)))
-        elif isinstance(value, msgspec.Struct):
-            self._members([(name, getattr(value, attribute)) for name, attribute in _bean(type(value))], line)
-        elif isinstance(value, Mapping):
-            self._members(self._ordered(value), line)
-        else:
-            self._items(value, line)
-
-    def _ordered(self, value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-        members = list(value.items())
-        numbers = all(isinstance(key, int) for key in value)
-        if self._standard and not numbers and not all(isinstance(key, str | int) for key in value):
-            raise LocalProtocolError("standard JSON has no room for objects as keys")
-        # Java's hash maps give small numbers in order; texts are sorted where 4.9.4 asks fastjson for it.
-        if numbers or self._standard or isinstance(value, ObjectKey):
-            members.sort(key=lambda member: (isinstance(member[0], str), member[0]))
-        return members
-
-    def _members(self, members: list[tuple[Any, Any]], line: str) -> None:
-        inner = line and line + self._tab
-        separator = "{"
-        for key, value in members:
-            if value is None:
-                continue
-            self._put(separator)
-            self._key(key, inner)
-            self._put(":")
-            self.write(value, inner)
-            separator = ","
-        self._put("{}" if separator == "{" else line + "}")
-
-    def _key(self, key: object, inner: str) -> None:
-        if isinstance(key, str):
-            self._put(inner)  # fastjson breaks lines before texts only
-            self._put(self._quote(key))
-        elif self._standard and isinstance(key, int):
-            self._put(f'{inner}"{key}"')
-        else:
-            self.write(key, inner)
-
-    def _items(self, value: Any, line: str) -> None:
-        inner = line and line + self._tab
-        separator = "["
-        for item in value:
-            self._put(separator + inner)
-            self.write(item, inner)
-            separator = ","
-        self._put("[]" if separator == "[" else line + "]")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from protocol import javajson
+from protocol import javajson, jsonwriter
 from protocol.header import Int32
 
 _readers: dict[type[Any], javajson.Reader[Any]] = {}
@@ -32,8 +32,8 @@ class _Codec:
         """Changes in place what some client writes in another way than Java; called if `value` did not fit."""
 
     def encode(self, standard: bool = False, *, pretty: bool = False) -> bytes:
-        """The body as fastjson writes it; for `standard` and `pretty` see `javajson.dumps`."""
-        return javajson.dumps(self, standard=standard, pretty=pretty)
+        """The body as fastjson writes it; for `standard` and `pretty` see `jsonwriter.dumps`."""
+        return jsonwriter.dumps(self, standard=standard, pretty=pretty)
 
 
 class Body(_Codec, msgspec.Struct, rename="camel"):

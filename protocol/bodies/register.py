@@ -17,7 +17,8 @@ from msgspec import field
 from protocol.bodies.base import Body
 from protocol.bodies.topics import DataVersion, TopicConfig, TopicFilterType, TopicTableBody
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.javajson import Reader, dumps
+from protocol.javajson import Reader
+from protocol.jsonwriter import dumps
 
 MAX_INFLATED_BYTES: Final = 64 << 20  # 100,000 topics take less than 16 MiB
 
