@@ -27,7 +27,7 @@ def _is_namesrv_list(text: str) -> bool:
 
 
 _NAMESRV_LIST = Form("host:port with ';' between several", _is_namesrv_list)
-_HOST_TEXT = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
+_HOST_TEXT = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]{0,40}", re.ASCII)
 _HOST = Form("a host name or an IP address without a port", lambda text: _HOST_TEXT.fullmatch(text) is not None)
 _NAME_TEXT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,127}")
 _NAME = Form("1 to 127 characters without slashes", lambda text: _NAME_TEXT.fullmatch(text) is not None)

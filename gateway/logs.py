@@ -39,7 +39,6 @@ def logging_to(log_dir: str, servers: tuple[str, ...], stream: TextIO | None = N
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: _Stream(stream),
-        cache_logger_on_first_use=True,
     )
     bridge = _FromStandardLibrary(logging.WARNING)
     logging.getLogger().addHandler(bridge)

@@ -21,10 +21,11 @@ import trio
 
 from gateway.broker.names import HALF_TOPIC, RETRY_PREFIX, SCHEDULE_TOPIC, SYSTEM_GROUP_PREFIX, is_system_topic
 from protocol.codes import RequestCode, ResponseCode
-from protocol.message import NewMessage
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
+
+    from protocol.message import NewMessage
 
 SERIES_LIMIT = 50_000
 OVERFLOW = "overflow"
@@ -69,7 +70,7 @@ class Metrics:
 
     # ---- counting
 
-    def messages_stored(self, messages: Iterable[NewMessage]) -> None:
+    def messages_stored(self, messages: "Iterable[NewMessage]") -> None:
         """These messages are in the log (their `size` is set)."""
         stored, sizes = self._stored, self._sizes
         for message in messages:

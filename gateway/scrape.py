@@ -6,6 +6,7 @@ deadline for each request and each answer, and nothing is read beyond a request'
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -126,7 +127,12 @@ async def _send(
     """`length` is that of the whole answer, which a HEAD request is told without getting it."""
     import h11
 
-    data = connection.send(h11.Response(status_code=status, headers=[*headers, ("Content-Length", str(length))]))
-    parts = [data, connection.send(h11.Data(data=body)) if body else None, connection.send(h11.EndOfMessage())]
+    headers = [*headers, ("Content-Length", str(length))]
+    head = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
+    parts = [
+        connection.send(head),
+        connection.send(h11.Data(data=body)) if body else None,
+        connection.send(h11.EndOfMessage()),
+    ]
     with trio.fail_after(SEND_SECONDS):
         await stream.send_all(b"".join(filter(None, parts)))
