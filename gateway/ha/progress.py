@@ -1,0 +1,124 @@
+"""Who has which bytes, and what that acknowledges. Pure state: no sockets, no clock, no store.
+
+A slave counts from the moment it has said how far its log goes and that was found true; a mere TCP connection does
+not. Each slave has two offsets: up to where bytes were sent to it, and up to where it says it has them. It cannot have
+what it was not sent, so a report beyond that is refused and never counted (official 4.8.0 and 5.x count it).
+
+`acknowledged` is the offset that `copies - 1` different slaves have reached at one moment, the slowest of these
+counting; the master itself is the other copy. It only grows: bytes that were once in so many places are acknowledged,
+even if a slave leaves afterwards.
+
+One slave counts once. A slave of our own make is known by its broker id, and its new link takes the place of the old.
+An official one is known by its address only: when it connects again while its half-dead old connection is still there,
+the old one is left out of the count until it speaks again.
+
+Invariants: acked <= sent for every slave; `acknowledged` <= the highest `sent`; no offset of a slave goes back.
+"""
+
+from collections.abc import Iterable
+
+from gateway.watermark import Watermark
+
+
+class ReportRefused(Exception):
+    """A slave says that it has what it cannot have; the text names both offsets."""
+
+
+class Replica:
+    """One slave: how far bytes were sent to it and how far it says it has them."""
+
+    __slots__ = ("acked", "broker_id", "counted", "host", "name", "sent")
+
+    def __init__(self, name: str, host: str, offset: int, broker_id: int | None = None) -> None:
+        self.name = name
+        self.host = host
+        self.broker_id = broker_id  # None: an official slave does not tell
+        self.sent = offset
+        self.acked = offset
+        self.counted = True
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.name} acked={self.acked} sent={self.sent}{'' if self.counted else ' not counted'}>"
+
+
+class ReplicaProgress:
+    """All slaves of a master. `copies` includes the master; `reach_bytes` is haSlaveFallbehindMax."""
+
+    def __init__(self, *, copies: int, reach_bytes: int) -> None:
+        if copies < 2:
+            raise ValueError(f"{copies} copies are the master alone; replication starts with 2")
+        self.acknowledged = Watermark()
+        self._needed = copies - 1
+        self._reach_bytes = reach_bytes
+        self._replicas: list[Replica] = []
+        self._present = -1  # what enough of the present slaves have; -1: there are not enough
+
+    # ---- who is there
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The slaves that are connected and have reported; a copy."""
+        return list(self._replicas)
+
+    def attach(self, replica: Replica) -> Replica | None:
+        """A slave whose log was found to agree with ours up to `replica.acked` takes part from now on.
+
+        Returns the link of the same slave that this one replaces, to be closed by the caller.
+        """
+        replaced = None
+        for other in self._replicas:
+            if replica.broker_id is not None:
+                if other.broker_id == replica.broker_id:
+                    replaced = other
+            elif other.broker_id is None and other.host == replica.host:
+                other.counted = False
+        if replaced is not None:
+            self._replicas.remove(replaced)
+        self._replicas.append(replica)
+        self._settle()
+        return replaced
+
+    def detach(self, replica: Replica) -> None:
+        """The slave's connection has ended. One that was replaced or never attached changes nothing."""
+        if replica in self._replicas:
+            self._replicas.remove(replica)
+            self._settle()
+
+    # ---- what they have
+
+    def sent(self, replica: Replica, offset: int) -> None:
+        """Bytes below `offset` are about to leave for the slave."""
+        replica.sent = offset
+
+    def reported(self, replica: Replica, offset: int) -> None:
+        """The slave says it has everything below `offset`; wakes whoever waits for that.
+
+        Raises ReportRefused for an offset that it was not sent, or one behind its last report.
+        """
+        if offset > replica.sent:
+            raise ReportRefused(f"it reports offset {offset}, but was sent bytes up to {replica.sent} only")
+        if offset < replica.acked:
+            raise ReportRefused(f"it reports offset {offset} after it had reported {replica.acked}")
+        if offset > replica.acked or not replica.counted:
+            replica.acked = offset
+            replica.counted = True
+            if replica in self._replicas:
+                self._settle()
+
+    def _settle(self) -> None:
+        acked = [replica.acked for replica in self._replicas if replica.counted]
+        if len(acked) < self._needed:
+            self._present = -1
+            return
+        self._present = acked[0] if len(acked) == 1 else _nth_largest(acked, self._needed)
+        self.acknowledged.advance(self._present)
+
+    # ---- what that means
+
+    def in_reach(self, offset: int) -> bool:
+        """Whether enough slaves are connected and less than `reach_bytes` behind `offset` (SLAVE_NOT_AVAILABLE if not)."""
+        return self._present >= 0 and offset - self._present < self._reach_bytes
+
+
+def _nth_largest(offsets: Iterable[int], n: int) -> int:
+    return sorted(offsets, reverse=True)[n - 1]
