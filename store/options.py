@@ -33,9 +33,7 @@ class BrokerRole(enum.Enum):
 
 _HOURS = re.compile(r"([01]?[0-9]|2[0-3])(;([01]?[0-9]|2[0-3]))*;?", re.ASCII)
 _DELAYS = re.compile(r"[0-9]{1,9}[smhd]( +[0-9]{1,9}[smhd]){0,31}", re.ASCII)
-_HOURS_FORM = Form(
-    "hours from 00 to 23 with ';' between them", lambda text: _HOURS.fullmatch(text) is not None
-)
+_HOURS_FORM = Form("hours from 00 to 23 with ';' between them", lambda text: _HOURS.fullmatch(text) is not None)
 _DELAYS_FORM = Form(
     "1 to 32 delays such as 10s, 5m, 2h or 1d with blanks between them",
     lambda text: _DELAYS.fullmatch(text) is not None,
@@ -134,13 +132,9 @@ class StoreOptions(Options):
         important=True,
     )
     message_index_enable: bool = option(True, "Keep the key index.", important=True)
-    message_index_safe: bool = option(
-        False, "Recovery goes back to what the key index has on disk.", important=True
-    )
+    message_index_safe: bool = option(False, "Recovery goes back to what the key index has on disk.", important=True)
     max_msgs_num_batch: int = option(64, "Most messages of one query by key.", ge=1)
-    default_query_max_num: int = option(
-        32, "Messages of one query by key where the client names no number.", ge=1
-    )
+    default_query_max_num: int = option(32, "Messages of one query by key where the client names no number.", ge=1)
     check_crc_on_recover: bool = option(
         True, "Recovery compares the checksum of each body.", key="checkCRCOnRecover", fixed=True
     )
@@ -155,13 +149,9 @@ class StoreOptions(Options):
     ha_master_address: str = option(
         "", "Slave: the master's host:port, instead of what name servers say.", important=True
     )
-    ha_send_heartbeat_interval: int = option(
-        5000, "Pause after which an idle connection to a slave says so.", ge=1
-    )
+    ha_send_heartbeat_interval: int = option(5000, "Pause after which an idle connection to a slave says so.", ge=1)
     ha_housekeeping_interval: int = option(20_000, "Silence after which such a connection is closed.", ge=1)
-    ha_transfer_batch_size: int = option(
-        32 << 10, "Most bytes of one packet to a slave.", ge=1, le=INT_MAX - 12
-    )
+    ha_transfer_batch_size: int = option(32 << 10, "Most bytes of one packet to a slave.", ge=1, le=INT_MAX - 12)
     ha_slave_fallbehind_max: int = option(
         256 << 20, "Bytes that a slave may lack and still count as there.", le=LONG_MAX
     )

@@ -90,13 +90,13 @@ class TestBadValues:
         assert str(caught.value) == f"{file}: maxMessageSize=4MB: allowed is a whole number from 1 to 2147483647"
 
     def test_the_line_says_when_it_was_the_command_line_or_the_environment(self) -> None:
-        with pytest.raises(ConfigError, match="^command line: listenPort=x: "):
+        with pytest.raises(ConfigError, match=r"^command line: listenPort=x: "):
             load_broker(None, {"listenPort": "x"})
-        with pytest.raises(ConfigError, match="^environment: namesrvAddr=nowhere: "):
+        with pytest.raises(ConfigError, match=r"^environment: namesrvAddr=nowhere: "):
             load_broker(environ={"NAMESRV_ADDR": "nowhere"})
 
     def test_a_name_server_checks_its_own_keys(self) -> None:
-        with pytest.raises(ConfigError, match="^command line: listenPort=70000: "):
+        with pytest.raises(ConfigError, match=r"^command line: listenPort=70000: "):
             load_namesrv(None, {"listenPort": "70000"})
 
 
@@ -138,7 +138,7 @@ class TestIdentity:
     @pytest.mark.parametrize("number", [None, "0", "-1"])
     def test_a_slave_needs_an_id(self, number: str | None) -> None:
         given = {"brokerRole": "SLAVE"} | ({"brokerId": number} if number else {})
-        with pytest.raises(ConfigError, match="brokerId=.*: a SLAVE needs a number above 0"):
+        with pytest.raises(ConfigError, match=r"brokerId=.*: a SLAVE needs a number above 0"):
             load_broker(None, given)
 
     def test_a_slave_with_an_id(self) -> None:
@@ -148,7 +148,7 @@ class TestIdentity:
 
     @pytest.mark.parametrize("address", ["host", "a:1;b:2"])
     def test_the_masters_address_is_one(self, address: str) -> None:
-        with pytest.raises(ConfigError, match="haMasterAddress=.*: allowed is one host:port"):
+        with pytest.raises(ConfigError, match=r"haMasterAddress=.*: allowed is one host:port"):
             load_broker(None, {"haMasterAddress": address})
 
 
@@ -202,7 +202,7 @@ class TestBoth:
         assert broker.remarks == []
 
     def test_a_bad_port_is_named_as_it_was_given(self) -> None:
-        with pytest.raises(ConfigError, match="^command line: namesrvPort=x: "):
+        with pytest.raises(ConfigError, match=r"^command line: namesrvPort=x: "):
             load_both(None, {"namesrvPort": "x"})
 
     def test_the_environment_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
