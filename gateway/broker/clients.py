@@ -15,11 +15,10 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.routing import Refused
 from protocol.bodies import ConsumerData, SubscriptionData
 from protocol.codes import ResponseCode
 from protocol.command import Command
-
-from gateway.routing import Refused
 
 MEMBER_LIFETIME_MS = 120_000
 MAX_GROUPS_PER_CONNECTION = 10_000

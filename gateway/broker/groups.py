@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import structlog
-
-from protocol.bodies import DataVersion, GroupTableBody, SubscriptionGroupConfig
-from protocol.codes import ResponseCode
-from store.jsonfile import load_json
 
 from gateway.broker import names
 from gateway.broker.configfile import ConfigFile
 from gateway.routing import Refused
+from protocol.bodies import DataVersion, GroupTableBody, SubscriptionGroupConfig
+from protocol.codes import ResponseCode
+from store.jsonfile import load_json
 
 MAX_GROUPS = 100_000
 MAX_RETRY_QUEUES = 1024
@@ -41,7 +41,7 @@ class GroupTable:
         self.file = ConfigFile(path, self.encode, now_ms)
         body = load_json(path, GroupTableBody.decode)
         if body is not None:
-            self._groups.update(body.subscription_group_table)
+            self._groups.update(_sound(body))
             self.data_version = body.data_version
 
     def __len__(self) -> int:
@@ -107,10 +107,9 @@ class GroupTable:
         """On a slave: becomes the master's table. Returns whether it was another one; raises OSError."""
         if body.data_version == self.data_version:
             return False
-        for group in body.subscription_group_table:
-            names.check_group(group)
+        groups = _sound(body)
         self._groups.clear()
-        self._groups.update(body.subscription_group_table)
+        self._groups.update(groups)
         self.data_version = body.data_version
         self.file.save()
         return True
@@ -121,7 +120,7 @@ class GroupTable:
 
     def encode(self) -> bytes:
         """The text of subscriptionGroup.json."""
-        return self.snapshot().encode()
+        return self.snapshot().encode(pretty=True)
 
     def _check_room(self, more: int) -> None:
         if len(self._groups) + more > MAX_GROUPS:
@@ -130,3 +129,14 @@ class GroupTable:
     def _next_version(self) -> None:
         version = self.data_version
         self.data_version = DataVersion(counter=version.counter + 1, timestamp=self._now_ms())
+
+
+def _sound(body: GroupTableBody) -> dict[str, SubscriptionGroupConfig]:
+    """The groups of a file or of a master, without those whose names may not be; they are logged."""
+    sound = {}
+    for group, config in body.subscription_group_table.items():
+        if names.is_group(group):
+            sound[group] = config if config.group_name == group else msgspec.structs.replace(config, group_name=group)
+        else:
+            log.warning("group_left_out", group=group, reason="not a group's name")
+    return sound

@@ -6,9 +6,8 @@ TopicValidator allows may pass: neither `.` nor `/` nor NUL is among them, hence
 
 import re
 
-from protocol.codes import ResponseCode
-
 from gateway.routing import Refused
+from protocol.codes import ResponseCode
 
 MAX_TOPIC_LENGTH = 127  # the record keeps the topic's length in one signed byte
 MAX_GROUP_LENGTH = 255
@@ -55,9 +54,19 @@ SYSTEM_GROUPS = (
 _allowed = re.compile(r"[%|a-zA-Z0-9_-]+").fullmatch
 
 
+def is_topic(topic: str) -> bool:
+    """Whether the text may be a topic's name."""
+    return len(topic) <= MAX_TOPIC_LENGTH and _allowed(topic) is not None
+
+
+def is_group(group: str) -> bool:
+    """Whether the text may be a group's name."""
+    return len(group) <= MAX_GROUP_LENGTH and _allowed(group) is not None
+
+
 def check_topic(topic: str) -> None:
     """Refuses what may not be a topic's name, in the words that mqadmin users know."""
-    if _allowed(topic) and len(topic) <= MAX_TOPIC_LENGTH:
+    if is_topic(topic):
         return
     if not topic.strip():
         remark = "The specified topic is blank."
@@ -70,7 +79,7 @@ def check_topic(topic: str) -> None:
 
 def check_group(group: str) -> None:
     """Refuses what may not be a group's name."""
-    if _allowed(group) and len(group) <= MAX_GROUP_LENGTH:
+    if is_group(group):
         return
     if not group.strip():
         remark = "The specified group is blank."

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import structlog
 
+from gateway.broker import names
+from gateway.broker.configfile import ConfigFile
+from gateway.routing import Refused
 from protocol.bodies import ConsumerOffsetBody
 from protocol.codes import ResponseCode
 from store.jsonfile import load_json
 
-from gateway.broker.configfile import ConfigFile
-from gateway.routing import Refused
-
 MAX_ENTRIES = 1_000_000
 NOT_FOUND = -1
-_LARGEST_OFFSET = 2**63 - 1
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +58,7 @@ class OffsetTable:
 
     def _make_room(self, key: str) -> dict[int, int]:
         if self._count >= MAX_ENTRIES:
-            raise Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+            raise _full()
         return self._offsets.setdefault(key, {})
 
     def query(self, group: str, topic: str, queue_id: int) -> int:
@@ -97,36 +96,48 @@ class OffsetTable:
     def clone(self, source: str, target: str, topic: str) -> None:
         """Lets the target group go on where the source group stands in the topic."""
         offsets = self._offsets.get(f"{topic}@{source}")
-        if offsets:
-            self._put(f"{topic}@{target}", dict(offsets))
+        if offsets and not self._put(f"{topic}@{target}", dict(offsets)):
+            raise _full()
 
     def merge(self, body: ConsumerOffsetBody) -> None:
         """Takes over the offsets of a file or (on a slave) of the master; keys that are absent there stay.
 
-        Entries that can be nobody's offset are left out and logged.
+        Entries that can be nobody's offset, or for which there is no room, are left out and logged.
         """
         for key, offsets in body.offset_table.items():
             sound = {
-                queue_id: offset
-                for queue_id, offset in offsets.items()
-                if queue_id >= 0 and 0 <= offset <= _LARGEST_OFFSET
+                queue_id: offset for queue_id, offset in offsets.items() if queue_id >= 0 and offset >= 0
             }
-            if key.count("@") != 1 or len(sound) != len(offsets):
+            if not (_is_key(key) and self._put(key, sound)):
+                log.warning("consumer_offsets_left_out", key=key, entries=len(offsets))
+            elif len(sound) < len(offsets):
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets) - len(sound))
-            if key.count("@") == 1:
-                self._put(key, sound)
 
-    def _put(self, key: str, offsets: dict[int, int]) -> None:
+    def _put(self, key: str, offsets: dict[int, int]) -> bool:
         count = self._count - len(self._offsets.get(key, ())) + len(offsets)
         if count > MAX_ENTRIES:
-            raise Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+            return False
         self._offsets[key] = offsets
         self._count = count
         self.file.dirty = True
+        return True
+
+    def snapshot(self) -> ConsumerOffsetBody:
+        """The offsets as they are now, to be encoded before they change."""
+        return ConsumerOffsetBody(offset_table=self._offsets)
 
     def encode(self) -> bytes:
         """The text of consumerOffset.json."""
-        return ConsumerOffsetBody(offset_table=self._offsets).encode()
+        return self.snapshot().encode(pretty=True)
+
+
+def _full() -> Refused:
+    return Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+
+
+def _is_key(key: str) -> bool:
+    topic, group = _split(key)
+    return bool(topic) and names.is_group(group)
 
 
 def _split(key: str) -> tuple[str, str]:

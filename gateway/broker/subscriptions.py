@@ -7,11 +7,10 @@ an entry matches when its hash is among the expression's hashes, and the client 
 
 from collections.abc import Callable
 
+from gateway.routing import Refused
 from protocol.bodies import SubscriptionData
 from protocol.codes import ResponseCode
 from protocol.message import java_hash
-
-from gateway.routing import Refused
 
 ALL = "*"
 TAG_TYPE = "TAG"

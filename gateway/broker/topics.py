@@ -15,13 +15,12 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from protocol.bodies import DataVersion, TopicConfig, TopicTableBody
-from protocol.codes import PERM_INHERIT, PERM_READ, PERM_WRITE, ResponseCode
-from store.jsonfile import load_json
-
 from gateway.broker import names
 from gateway.broker.configfile import ConfigFile
 from gateway.routing import Refused
+from protocol.bodies import DataVersion, TopicConfig, TopicFilterType, TopicTableBody
+from protocol.codes import PERM_INHERIT, PERM_READ, PERM_WRITE, ResponseCode
+from store.jsonfile import load_json
 
 MAX_TOPICS = 100_000
 MAX_QUEUES = 65_536
@@ -66,7 +65,7 @@ class TopicTable:
         body = load_json(path, TopicTableBody.decode)
         if body is None:
             return
-        self._topics.update(body.topic_config_table)
+        self._topics.update(_sound(body, self._own))
         if not self._options.auto_create_topic_enable:
             self._topics.pop(names.AUTO_CREATE_TOPIC, None)
         self.data_version = body.data_version
@@ -114,7 +113,7 @@ class TopicTable:
             perm = template.perm & ~PERM_INHERIT
             filter_type = template.topic_filter_type
         elif topic.startswith(names.RETRY_PREFIX):
-            queues, perm, filter_type = 1, READ_WRITE, TopicConfig().topic_filter_type
+            queues, perm, filter_type = 1, READ_WRITE, TopicFilterType.SINGLE_TAG
         else:
             raise Refused(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist, apply first please!")
         config = TopicConfig(
@@ -222,10 +221,9 @@ class TopicTable:
         """On a slave: becomes the master's table. Returns whether it was another one; raises OSError."""
         if body.data_version == self.data_version:
             return False
-        for topic in body.topic_config_table.keys() - self._own.keys():
-            names.check_topic(topic)
+        table = _sound(body, self._own)
         self._topics.clear()
-        self._topics.update(body.topic_config_table)
+        self._topics.update(table)
         self.data_version = body.data_version
         self.file.save()
         return True
@@ -238,7 +236,7 @@ class TopicTable:
 
     def encode(self) -> bytes:
         """The text of topics.json."""
-        return self.snapshot().encode()
+        return self.snapshot().encode(pretty=True)
 
     def next_version(self) -> None:
         """Makes name servers take the table anew (the broker's own permission has changed)."""
@@ -248,6 +246,17 @@ class TopicTable:
     def _next_version(self) -> None:
         version = self.data_version
         self.data_version = DataVersion(counter=version.counter + 1, timestamp=self._now_ms())
+
+
+def _sound(body: TopicTableBody, own: Collection[str]) -> dict[str, TopicConfig]:
+    """The topics of a file or of a master, without those whose names may not be; they are logged."""
+    sound = {}
+    for topic, config in body.topic_config_table.items():
+        if topic in own or names.is_topic(topic):
+            sound[topic] = config if config.topic_name == topic else msgspec.structs.replace(config, topic_name=topic)
+        else:
+            log.warning("topic_left_out", topic=topic, reason="not a topic's name")
+    return sound
 
 
 def _check_queues(topic: str, read: int, write: int) -> None:

@@ -1,0 +1,137 @@
+"""Consumer offsets: kept exactly, never nonsense, in the file that the official broker reads."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.broker import offsets
+from gateway.broker.offsets import NOT_FOUND, OffsetTable
+from gateway.routing import Refused
+from protocol.bodies import ConsumerOffsetBody
+from tests.gateway.broker.fakes import Clock
+
+FAR = 2**63 - 1
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config" / "consumerOffset.json"
+
+
+@pytest.fixture
+def table(path: Path) -> OffsetTable:
+    return OffsetTable(path, Clock())
+
+
+def test_what_was_committed_is_found(table: OffsetTable) -> None:
+    assert table.query("g", "T", 0) == NOT_FOUND
+    table.commit("g", "T", 0, 5, ceiling=10)
+    assert table.query("g", "T", 0) == 5
+    assert table.query("g", "T", 1) == NOT_FOUND
+    assert table.query("h", "T", 0) == NOT_FOUND
+    table.commit("g", "T", 0, 3, ceiling=10)
+    assert table.query("g", "T", 0) == 3
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize("offset", [11, 2**40, FAR])
+def test_no_offset_is_beyond_the_end_of_the_queue(table: OffsetTable, offset: int) -> None:
+    table.commit("g", "T", 0, offset, ceiling=10)
+    assert table.query("g", "T", 0) == 10
+
+
+@pytest.mark.parametrize(("queue_id", "offset"), [(0, -1), (0, -FAR), (-1, 5)])
+def test_negative_numbers_are_refused(table: OffsetTable, queue_id: int, offset: int) -> None:
+    with pytest.raises(Refused, match="negative"):
+        table.commit("g", "T", queue_id, offset, ceiling=10)
+    assert len(table) == 0
+    assert not table.file.dirty
+
+
+def test_entries_are_bounded(table: OffsetTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "MAX_ENTRIES", 2)
+    table.commit("g", "T", 0, 1, ceiling=9)
+    table.commit("g", "T", 1, 1, ceiling=9)
+    with pytest.raises(Refused, match="limit of 2"):
+        table.commit("g", "T", 2, 1, ceiling=9)
+    with pytest.raises(Refused, match="limit of 2"):
+        table.clone("g", "h", "T")
+    table.commit("g", "T", 1, 2, ceiling=9)
+    assert table.queues("g", "T") == {0: 1, 1: 2}
+    table.remove_group("g")
+    table.commit("h", "T", 2, 1, ceiling=9)
+
+
+def test_who_has_offsets_where(table: OffsetTable) -> None:
+    for group, topic in (("g", "T"), ("g", "U"), ("h", "T"), ("gg", "TT")):
+        table.commit(group, topic, 0, 1, ceiling=9)
+    assert table.topics_of("g") == ["T", "U"]
+    assert table.groups_of("T") == ["g", "h"]
+    table.remove_topic("T")
+    assert table.topics_of("g") == ["U"]
+    assert table.groups_of("TT") == ["gg"]
+    table.remove_group("g")
+    assert len(table) == 1
+
+
+def test_a_clone_is_independent(table: OffsetTable) -> None:
+    table.commit("g", "T", 0, 4, ceiling=9)
+    table.clone("g", "h", "T")
+    table.clone("g", "h", "unknown")
+    table.commit("g", "T", 0, 5, ceiling=9)
+    assert table.queues("h", "T") == {0: 4}
+    assert table.queues("h", "unknown") == {}
+
+
+def test_the_file_has_the_official_form(table: OffsetTable, path: Path) -> None:
+    table.commit("g", "T", 1, 90, ceiling=100)
+    table.commit("g", "T", 0, 100, ceiling=100)
+    table.file.save()
+    assert path.read_bytes() == b'{\n\t"offsetTable":{\n\t\t"T@g":{0:100,1:90\n\t\t}\n\t}\n}'
+
+
+def test_official_files_are_read(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{\n\t"offsetTable":{\n\t\t"%RETRY%g@g":{0:3\n\t\t},\n\t\t"T@g":{0:100,1:90\n\t\t}\n\t}\n}')
+    table = OffsetTable(path, Clock())
+    assert table.queues("g", "T") == {0: 100, 1: 90}
+    assert table.queues("g", "%RETRY%g") == {0: 3}
+    assert len(table) == 3
+    assert not table.file.dirty
+
+
+def test_entries_that_can_be_nobodys_are_left_out(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"offsetTable":{"T@g":{0:-7,-1:5,2:9},"T":{0:1},"T@g@h":{0:1},"@g":{0:1},"T@x/y":{0:1}}}')
+    table = OffsetTable(path, Clock())
+    assert table.queues("g", "T") == {2: 9}
+    assert len(table) == 1
+
+
+names = st.text("abcXYZ019%|-_", min_size=1, max_size=20)
+
+
+@given(st.dictionaries(st.tuples(names, names, st.integers(0, 2**31 - 1)), st.integers(0, FAR), max_size=12))
+def test_any_offsets_survive_the_file(
+    tmp_path_factory: pytest.TempPathFactory, wanted: dict[tuple[str, str, int], int]
+) -> None:
+    path = tmp_path_factory.mktemp("config") / "consumerOffset.json"
+    table = OffsetTable(path, Clock())
+    for (group, topic, queue_id), offset in wanted.items():
+        table.commit(group, topic, queue_id, offset, ceiling=FAR)
+    table.file.save()
+    again = OffsetTable(path, Clock())
+    assert {key: again.query(*key) for key in wanted} == wanted
+    assert len(again) == len(wanted)
+
+
+def test_a_slave_takes_over_its_masters_offsets_and_keeps_what_is_only_here(table: OffsetTable) -> None:
+    table.commit("g", "T", 0, 4, ceiling=9)
+    table.commit("g", "T", 1, 4, ceiling=9)
+    table.commit("only_here", "T", 0, 4, ceiling=9)
+    table.merge(ConsumerOffsetBody.decode(b'{"offsetTable":{"T@g":{0:7}}}'))
+    assert table.queues("g", "T") == {0: 7}
+    assert table.query("only_here", "T", 0) == 4
+    assert len(table) == 2
