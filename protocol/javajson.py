@@ -196,8 +196,6 @@ class _Parser:
             raise self._error("a text or a number") from None
 
     def _value(self, depth: int) -> Value:
-        if depth > MAX_DEPTH:
-            raise RemoteProtocolError(f"more than {MAX_DEPTH} levels at character {self._start}")
         if self._kind == "s":
             scalar = self._scalar
             self._advance()
@@ -208,9 +206,14 @@ class _Parser:
             return self._list(depth)
         raise self._error("a JSON value")
 
+    def _enter(self, depth: int) -> None:
+        if depth >= MAX_DEPTH:
+            raise RemoteProtocolError(f"more than {MAX_DEPTH} levels at character {self._start}")
+        self._advance()
+
     def _object(self, depth: int) -> dict[Key, Value]:
         members: dict[Key, Value] = {}
-        self._advance()
+        self._enter(depth)
         if self._kind != "}":
             self._member(members, depth)
             while self._kind == ",":
@@ -249,7 +252,7 @@ class _Parser:
 
     def _list(self, depth: int) -> list[Value]:
         items: list[Value] = []
-        self._advance()
+        self._enter(depth)
         if self._kind != "]":
             items.append(self._value(depth + 1))
             while self._kind == ",":
