@@ -190,6 +190,10 @@ class RequestCode(IntEnum):
     POP_ROLLBACK = 200056
     BATCH_ACK_MESSAGE = 200151
 
+    # PocketMQ's own, between its brokers; an official broker answers REQUEST_CODE_NOT_SUPPORTED.
+    QUERY_REPLICATION = 30901
+    JOIN_REPLICATION = 30902
+
 
 class ResponseCode(IntEnum):
     """How a request ended; source: RemotingSysResponseCode and ResponseCode of 4.9.4 and 5.3.3."""
