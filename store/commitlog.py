@@ -376,6 +376,13 @@ class CommitLog:
         length = self._readable(offset, length)
         return self._fs.pread(self._held(offset).fd, length, offset % self.file_size)
 
+    def read_or_nothing(self, offset: int, length: int) -> bytes:
+        """``read``, with nothing for an offset that is not held: what a scan needs."""
+        try:
+            return self.read(offset, length)
+        except OffsetOutOfRange:
+            return b""
+
     def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
         """``read`` without waiting for the disk: None if it would have to."""
         length = self._readable(offset, length)

@@ -140,6 +140,9 @@ class FaultyFiles(FileSystem):
     def size(self, fd: int) -> int:
         return self._inner.size(fd)
 
+    def next_data(self, fd: int, offset: int) -> int | None:
+        return self._inner.next_data(fd, offset)
+
     def set_mtime(self, path: StrPath, mtime_ns: int) -> None:
         self._inner.set_mtime(path, mtime_ns)
 

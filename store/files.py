@@ -22,9 +22,7 @@ from store.errors import StoreLocked
 
 StrPath = str | os.PathLike[str]
 
-_NO_TMPFILE = frozenset(
-    {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EPERM}
-)
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EPERM})
 # Names of lock files that this process holds.
 _locked_here: set[str] = set()
 _NO_NOWAIT = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
@@ -178,6 +176,21 @@ class FileSystem:
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    def next_data(self, fd: int, offset: int) -> int | None:
+        """The first offset from ``offset`` on that is not in a hole; None if only a hole follows.
+
+        Space that was reserved and never written counts as a hole where the file system knows; elsewhere the
+        answer is ``offset`` itself. Either way everything skipped reads as zeros.
+        """
+        try:
+            return os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno == errno.EINVAL:
+                return offset
+            raise
+
     def set_mtime(self, path: StrPath, mtime_ns: int) -> None:
         """Retention and search by time use modification times, so a copy must carry its original's."""
         os.utime(path, ns=(mtime_ns, mtime_ns))
@@ -195,6 +208,10 @@ class FileSystem:
         block = figures.f_frsize
         return DiskUsage((figures.f_blocks - figures.f_bfree) * block, figures.f_bavail * block)
 
+    def physical_memory(self) -> int:
+        """Bytes of memory of the machine, which decide what counts as being in memory."""
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
     def lock(self, path: StrPath) -> int | None:
         """Open the file and take the lock that Java's FileLock takes: a POSIX record lock on byte 0.
 
@@ -202,9 +219,7 @@ class FileSystem:
         """
         name = os.path.realpath(path)
         if name in _locked_here:
-            return (
-                None  # POSIX locks do not exclude their own process, and closing a second fd would drop ours
-            )
+            return None  # POSIX locks do not exclude their own process, and closing a second fd would drop ours
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)

@@ -1,0 +1,364 @@
+"""MessageStore: the door through which the gateway comes.
+
+Owns nothing but the composition: which part is asked in which order. Each part owns its own state (see there).
+
+Threads: everything belongs to one thread, except ``get`` with ``allow_cold``, ``message_at``, ``read_raw`` and
+the ``run`` of a job, which may be in any thread. What has to be safe when power is lost:
+
+    acknowledged under SYNC_FLUSH      below ``flushed_offset``: on disk
+    acknowledged under ASYNC_FLUSH     in the page cache: survives the process, not the machine
+    visible to consumers               dispatched; under SYNC_FLUSH only what is flushed is dispatched
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import time
+
+import structlog
+
+from protocol.message import NewMessage, StoredMessage
+from store.checkpoint import CheckpointFile
+from store.commitlog import CommitLog
+from store.consumequeue import Boundary, ConsumeQueues
+from store.dispatch import Arrival, DelayLevels, Dispatcher
+from store.errors import ColdRead, StoreDamaged, StoreError
+from store.files import DirectoryLock, FileSystem
+from store.flush import Flusher, FlushJob
+from store.options import BrokerRole, FlushDiskType, StoreOptions
+from store.queuefiles import UNIT_SIZE
+from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
+from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect
+from store.scan import Stop
+from store.upkeep import MaintainJob, Upkeep
+
+__all__ = ["Arrival", "ColdRead", "GetResult", "GetStatus", "MessageStore"]
+
+log = structlog.get_logger(__name__)
+
+
+def _wall_clock_ms() -> int:
+    return int(time() * 1000)
+
+
+class MessageStore:
+    """One open store directory. Make it with ``open``."""
+
+    def __init__(
+        self,
+        options: StoreOptions,
+        fs: FileSystem,
+        lock: DirectoryLock,
+        now_ms: Callable[[], int],
+        verdict: LogVerdict,
+    ) -> None:
+        self._lock = lock
+        self._now_ms = now_ms
+        self._fs = fs
+        self._root = options.store_path_root_dir
+        self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        self._is_slave = options.broker_role is BrokerRole.SLAVE
+        self.verdict = verdict
+        self.damaged_reads = 0
+        self._damaged_places: set[int] = set()
+        self._last_timestamp = verdict.last_timestamp
+        self._queues = ConsumeQueues(f"{self._root}/consumequeue", options.mapped_file_size_consume_queue, fs)
+        self._log = CommitLog(
+            options.store_path_commit_log,
+            options.mapped_file_size_commit_log,
+            fs,
+            first_queue_offset=self.max_offset,
+        )
+        self._log.load(verdict.bases, verdict.end)
+        self._flusher = Flusher(self._log, fs, verdict.end)
+        self._dispatcher = Dispatcher(
+            self._queues,
+            None,
+            DelayLevels(options.message_delay_level),
+            self._log.read_or_nothing,
+            self._log.file_size,
+        )
+        self._dispatcher.damaged = self._note_damaged_stop
+        self._reader = Reader(
+            self._log,
+            self._queues,
+            options.mapped_file_size_consume_queue // UNIT_SIZE,
+            Limits(options, fs.physical_memory()),
+            self._note_damaged,
+        )
+        checkpoint = CheckpointFile(f"{self._root}/checkpoint", fs)
+        self._upkeep = Upkeep(options, self._log, self._queues, self._flusher, self._dispatcher, checkpoint)
+
+    # --- open and close ------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        options: StoreOptions,
+        *,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+        fs: FileSystem | None = None,
+        progress: Progress = lambda what, done, total: None,
+    ) -> MessageStore:
+        """Lock the directory, recover what the last stop left, and be ready.
+
+        StoreError with one clear line if that is impossible (StoreLocked, StoreDamaged); nothing but the lock
+        file was touched then.
+        """
+        fs = fs or FileSystem()
+        root = options.store_path_root_dir
+        try:
+            fs.makedirs(root)
+            lock = DirectoryLock(root, fs)
+        except OSError as error:
+            raise StoreDamaged(f"{error.filename or root}: {error.strerror or error}") from error
+        try:
+            return cls._recover(options, fs, lock, now_ms, progress)
+        except OSError as error:
+            lock.release()
+            raise StoreDamaged(f"{error.filename or root}: {error.strerror or error}") from error
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _recover(
+        cls,
+        options: StoreOptions,
+        fs: FileSystem,
+        lock: DirectoryLock,
+        now_ms: Callable[[], int],
+        progress: Progress,
+    ) -> MessageStore:
+        root = options.store_path_root_dir
+        abort = f"{root}/abort"
+        aborted = fs.stat(abort) is not None
+        checkpoint = CheckpointFile(f"{root}/checkpoint", fs).read(now_ms())
+        files = LogFiles(options.store_path_commit_log, options.mapped_file_size_commit_log, fs)
+        verdict = inspect(files, checkpoint, aborted=aborted, check_crc=options.check_crc_on_recover, progress=progress)
+        if not aborted:
+            fs.close(fs.open(abort, create=True))
+            fs.sync_directory(root)
+        fs.makedirs(options.store_path_commit_log)
+        apply(verdict, files, root, now_ms())
+        store = cls(options, fs, lock, now_ms, verdict)
+        store._load_derived(progress)
+        return store
+
+    def _load_derived(self, progress: Progress) -> None:
+        log_begin = self._log.start_offset
+        self._queues.load(log_begin)
+        self._queues.truncate_from_physical(self.verdict.end, mend_tails=not self.verdict.clean)
+        begin = min(self.verdict.begin, self.verdict.end)
+        self._dispatcher.restart_at(max(begin, log_begin))
+        self._dispatch_all(progress)
+
+    def _dispatch_all(self, progress: Progress) -> None:
+        begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
+        while self._dispatcher.step(4096, end):
+            progress("dispatching", self._dispatcher.dispatched_offset - begin, end - begin)
+            if self._queues.wants_write:
+                self._queues.write_pending()
+
+    def close(self) -> None:
+        """Make everything safe and leave a directory that says so. After a failure: just let go."""
+        try:
+            if self._log.poison_reason is None:
+                job = self.flush_begin()
+                job.run()
+                self.flush_done(job)
+                self._dispatch_all(lambda what, done, total: None)
+                self._upkeep.close()
+                self._log.close()
+                self._fs.unlink(f"{self._root}/abort")
+                self._fs.sync_directory(self._root)
+        except OSError as error:
+            raise StoreError(f"{error.filename or self._root}: {error.strerror or error}") from error
+        finally:
+            self._queues.close()
+            self._lock.release()
+
+    # --- write ---------------------------------------------------------------------------------------
+
+    def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
+        """Store the messages; sets their offsets, time and size. Returns the end of the log.
+
+        ``atomic``: contiguous, in one file (a batch send). The caller has checked the limits of topic, properties
+        and body. StoreFull, StorePoisoned, MessageIllegal: nothing was stored.
+        """
+        commit_log = self._log
+        begin = commit_log.end_offset
+        now = self._now_ms()
+        if now < self._last_timestamp:
+            now = self._last_timestamp
+        entries = commit_log.append(messages, now, atomic=atomic)
+        self._last_timestamp = now
+        end = commit_log.end_offset
+        if self._sync_flush:
+            self._dispatcher.hold(begin, end, entries, now)
+            return end
+        try:
+            self._dispatcher.put_appended(begin, end, entries, now)
+            if self._queues.wants_write:
+                self._queues.write_pending()
+        except StoreError as error:
+            # The messages are stored; their queues follow when a later step succeeds, or at the next start.
+            self._upkeep.derived_failed(error)
+        return end
+
+    def append_raw(self, offset: int, data: bytes | memoryview) -> int:
+        """A slave stores its master's bytes at exactly the end. Returns the new end.
+
+        An empty log may begin at any multiple of the file size. OffsetOutOfRange for any other offset.
+        """
+        end = self._log.append_raw(offset, data)
+        if self._dispatcher.dispatched_offset < self._log.start_offset:
+            self._dispatcher.restart_at(self._log.start_offset)
+            self._flusher.flushed_offset = max(self._flusher.flushed_offset, self._log.start_offset)
+        return end
+
+    def dispatch_step(self, limit: int = 512) -> list[Arrival]:
+        """Make further messages visible; returns them. For SYNC_FLUSH and slaves. StoreError: later again."""
+        until = self._flusher.flushed_offset if self._sync_flush else self._log.end_offset
+        try:
+            arrivals = self._dispatcher.step(limit, until)
+            if self._queues.wants_write:
+                self._queues.write_pending()
+        except StoreError as error:
+            self._upkeep.derived_failed(error)
+            return []
+        return arrivals
+
+    # --- flush and upkeep ----------------------------------------------------------------------------
+
+    def flush_begin(self) -> FlushJob:
+        """A job that makes safe what has been appended until now; ``run`` it in any thread, then ``flush_done``."""
+        return self._flusher.begin()
+
+    def flush_done(self, job: FlushJob) -> None:
+        self._flusher.finish(job)
+
+    def maintain_begin(self) -> MaintainJob | None:
+        """The next piece of upkeep: space ahead, derived files, checkpoint. None if nothing is due."""
+        return self._upkeep.begin(self._now_ms())
+
+    def maintain_done(self, job: MaintainJob) -> None:
+        self._upkeep.finish(job)
+
+    def poison(self, reason: str) -> None:
+        """A flush failed: take no more writes. Reading goes on."""
+        self._log.poison(reason)
+        log.error("store_poisoned", reason=reason)
+
+    @property
+    def writable(self) -> tuple[bool, str]:
+        """Whether messages are taken, and if not, why."""
+        reason = self._log.poison_reason or self._upkeep.refusal()
+        return reason is None, reason or ""
+
+    # --- read ----------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        topic: str,
+        queue_id: int,
+        offset: int,
+        max_count: int,
+        *,
+        matches: TagMatch | None = None,
+        properties_match: PropertiesMatch | None = None,
+        max_bytes: int | None = None,
+        allow_cold: bool = False,
+    ) -> GetResult:
+        """See ``Reader.get``. Any thread with ``allow_cold``; ColdRead without."""
+        return self._reader.get(
+            topic,
+            queue_id,
+            offset,
+            max_count,
+            matches=matches,
+            properties_match=properties_match,
+            max_bytes=max_bytes,
+            allow_cold=allow_cold,
+        )
+
+    def message_at(self, physical_offset: int) -> StoredMessage | None:
+        """The message whose record begins exactly there, if consumers may see it. Any thread."""
+        if physical_offset >= self._dispatcher.dispatched_offset:
+            return None
+        return self._reader.message_at(physical_offset)
+
+    def read_raw(self, offset: int, limit: int) -> bytes:
+        """Bytes of the log for a slave, never across a file's end; none at the end. Any thread.
+
+        OffsetOutOfRange if the offset is not held.
+        """
+        return b"" if offset == self._log.end_offset else self._log.read(offset, limit)
+
+    def has_queue(self, topic: str, queue_id: int) -> bool:
+        return self._queues.queue(topic, queue_id) is not None
+
+    def min_offset(self, topic: str, queue_id: int) -> int:
+        queue = self._queues.queue(topic, queue_id)
+        return 0 if queue is None else queue.min_offset
+
+    def max_offset(self, topic: str, queue_id: int) -> int:
+        queue = self._queues.queue(topic, queue_id)
+        return 0 if queue is None else queue.max_offset
+
+    def queues(self) -> Iterable[tuple[str, int]]:
+        return [queue.name for queue in self._queues]
+
+    def offset_by_time(self, topic: str, queue_id: int, timestamp_ms: int, boundary: Boundary = "NEAREST") -> int:
+        """The queue offset for a store time; 0 for an unknown queue."""
+        queue = self._queues.queue(topic, queue_id)
+        return 0 if queue is None else queue.offset_by_time(timestamp_ms, self._reader.store_time, boundary)
+
+    def store_time_at(self, topic: str, queue_id: int, queue_offset: int) -> int:
+        """Store time in ms of a message, -1 if there is none."""
+        queue = self._queues.queue(topic, queue_id)
+        unit = None if queue is None else queue.unit(queue_offset)
+        return -1 if unit is None else self._reader.store_time(unit[0], unit[1])
+
+    def earliest_store_time(self, topic: str, queue_id: int) -> int:
+        """Store time in ms of the first message of a queue, -1 if it has none."""
+        return self.store_time_at(topic, queue_id, self.min_offset(topic, queue_id))
+
+    def delete_queues(self, topic: str) -> int:
+        """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were."""
+        self._log.forget_topic(topic)
+        return self._queues.delete(topic)
+
+    # --- offsets -------------------------------------------------------------------------------------
+
+    @property
+    def start_offset(self) -> int:
+        return self._log.start_offset
+
+    @property
+    def end_offset(self) -> int:
+        return self._log.end_offset
+
+    @property
+    def flushed_offset(self) -> int:
+        return self._flusher.flushed_offset
+
+    @property
+    def dispatched_offset(self) -> int:
+        return self._dispatcher.dispatched_offset
+
+    # --- damage found on the way ---------------------------------------------------------------------
+
+    def _note_damaged(self, physical_offset: int, reason: str) -> None:
+        self.damaged_reads += 1
+        if physical_offset not in self._damaged_places and len(self._damaged_places) < 10_000:
+            self._damaged_places.add(physical_offset)
+            log.error(
+                "damaged_record",
+                file=self._log.path(physical_offset),
+                offset=physical_offset,
+                reason=reason,
+            )
+
+    def _note_damaged_stop(self, stop: Stop, good: int | None) -> None:
+        self._note_damaged(stop.offset, stop.reason or "")

@@ -1,0 +1,324 @@
+"""Answer pulls and look-ups: queue offset to units, units to records, with the official limits.
+
+Owns ``get`` and its result. What leaves here was checked: a record whose head or CRC is wrong is reported and
+passed over, never served. ``get`` with ``allow_cold`` may run in any thread; without it, it raises ColdRead
+instead of waiting for the disk.
+
+Records of a queue usually lie close together, so that one read covers many of them: neighbours are read in one
+span while the gaps are short.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from protocol.message import (
+    CRC_MASK,
+    HEAD,
+    HOST_FLAGS,
+    MAGIC_V1,
+    MAGIC_V2,
+    MIN_RECORD_BYTES,
+    PREFIX_V4,
+    PREFIXES,
+    RecordError,
+    StoredMessage,
+    decode_record,
+)
+from store.commitlog import CommitLog
+from store.consumequeue import ConsumeQueue, ConsumeQueues
+from store.errors import ColdRead, OffsetOutOfRange
+from store.options import StoreOptions
+from store.queuefiles import BLANK_SIZE
+from store.scan import FIXED_PARTS, FIXED_V4
+
+SCAN_UNITS: Final = 800  # a pull looks at least at 16,000 bytes of its queue
+SPAN_BYTES: Final = 256 << 10
+SPAN_GAP: Final = 16 << 10  # copying this much costs about as much as another system call
+FIRST_READ: Final = 4096
+_BLOCK = 64
+
+
+class GetStatus(enum.Enum):
+    """GetMessageStatus."""
+
+    FOUND = enum.auto()
+    NO_MATCHED_MESSAGE = enum.auto()
+    MESSAGE_WAS_REMOVING = enum.auto()
+    OFFSET_FOUND_NULL = enum.auto()
+    OFFSET_OVERFLOW_BADLY = enum.auto()
+    OFFSET_OVERFLOW_ONE = enum.auto()
+    OFFSET_TOO_SMALL = enum.auto()
+    NO_MATCHED_LOGIC_QUEUE = enum.auto()
+    NO_MESSAGE_IN_QUEUE = enum.auto()
+
+
+class GetResult(msgspec.Struct, gc=False):
+    """The answer to a pull. ``data``: whole records, to be sent one behind the other."""
+
+    status: GetStatus
+    next_offset: int
+    min_offset: int
+    max_offset: int
+    data: list[bytes | memoryview]
+    count: int = 0
+    size: int = 0
+    fell_behind_memory: bool = False  # the consumer reads what is no longer counted as being in memory
+    cold: bool = False  # disk limits applied
+
+
+TagMatch = Callable[[int], bool]
+PropertiesMatch = Callable[[dict[str, str]], bool]
+_Place = tuple[int, int, int]  # queue offset, physical offset, size
+
+
+class Limits:
+    """When an answer is full (isTheBatchFull): the first message always fits."""
+
+    __slots__ = ("bytes_disk", "bytes_memory", "count_disk", "count_memory", "memory_bytes")
+
+    def __init__(self, options: StoreOptions, physical_memory: int) -> None:
+        self.bytes_memory = options.max_transfer_bytes_on_message_in_memory
+        self.count_memory = options.max_transfer_count_on_message_in_memory
+        self.bytes_disk = options.max_transfer_bytes_on_message_in_disk
+        self.count_disk = options.max_transfer_count_on_message_in_disk
+        self.memory_bytes = physical_memory * options.access_message_in_memory_max_ratio // 100
+
+
+class Reader:
+    """The read side of one store."""
+
+    def __init__(
+        self,
+        log: CommitLog,
+        queues: ConsumeQueues,
+        queue_file_units: int,
+        limits: Limits,
+        damaged: Callable[[int, str], None],
+    ) -> None:
+        """``damaged(physical_offset, reason)`` is told of each record that was passed over."""
+        self._log = log
+        self._queues = queues
+        self._queue_file_units = queue_file_units
+        self._limits = limits
+        self._damaged = damaged
+
+    def get(
+        self,
+        topic: str,
+        queue_id: int,
+        offset: int,
+        max_count: int,
+        *,
+        matches: TagMatch | None = None,
+        properties_match: PropertiesMatch | None = None,
+        max_bytes: int | None = None,
+        allow_cold: bool = True,
+    ) -> GetResult:
+        """Messages of a queue from ``offset`` on, as DefaultMessageStore.getMessage chooses them.
+
+        ``matches`` gets the tags code of a unit, ``properties_match`` the properties of a record. ``max_bytes``
+        lowers the official limits. Raises ColdRead (only without ``allow_cold``), StoreError.
+        """
+        queue = self._queues.queue(topic, queue_id)
+        if queue is None:
+            return GetResult(GetStatus.NO_MATCHED_LOGIC_QUEUE, 0, 0, 0, [])
+        low, high = queue.min_offset, queue.max_offset
+        if high == 0:
+            return GetResult(GetStatus.NO_MESSAGE_IN_QUEUE, 0, low, high, [])
+        if offset < low:
+            return GetResult(GetStatus.OFFSET_TOO_SMALL, low, low, high, [])
+        if offset >= high:
+            badly = offset > high
+            status = GetStatus.OFFSET_OVERFLOW_BADLY if badly else GetStatus.OFFSET_OVERFLOW_ONE
+            return GetResult(status, high, low, high, [])
+        search = _Search(self, queue, offset, high, max(1, max_count), max_bytes, allow_cold)
+        if not search.units:
+            beyond = offset - offset % self._queue_file_units + self._queue_file_units
+            return GetResult(GetStatus.OFFSET_FOUND_NULL, beyond, low, high, [])
+        return search.run(low, matches, properties_match)
+
+    def message_at(self, physical_offset: int) -> StoredMessage | None:
+        """The message whose record begins exactly there; None if none does. Any thread."""
+        try:
+            data = self._log.read(physical_offset, FIRST_READ)
+            if len(data) < MIN_RECORD_BYTES:
+                return None
+            total, magic = HEAD.unpack_from(data)
+            if magic not in (MAGIC_V1, MAGIC_V2):
+                return None
+            if total > len(data):
+                data = self._log.read(physical_offset, total)
+            message = decode_record(data)
+        except (OffsetOutOfRange, RecordError):
+            return None
+        return message if message.physical_offset == physical_offset else None
+
+    def store_time(self, physical_offset: int, size: int) -> int:
+        """The store time in ms of the record there, -1 if it cannot be read. Any thread."""
+        try:
+            data = self._log.read(physical_offset, min(size, PREFIX_V4.size + 24))
+        except OffsetOutOfRange:
+            return -1
+        if len(data) < PREFIX_V4.size:
+            return -1
+        fixed = FIXED_V4.unpack_from(data)
+        part = FIXED_PARTS[fixed[6] & HOST_FLAGS]
+        if len(data) < part.size or fixed[1] not in (MAGIC_V1, MAGIC_V2) or fixed[5] != physical_offset:
+            return -1
+        return int(part.unpack_from(data)[7])
+
+    def fetch(self, places: list[_Place], allow_cold: bool) -> list[memoryview | None]:
+        """The records at ascending places; None for each that is gone or damaged."""
+        found: list[memoryview | None] = []
+        file_size = self._log.file_size
+        first = 0
+        while first < len(places):
+            begin = places[first][1]
+            end = begin + places[first][2]
+            last = first + 1
+            highest = min(begin + SPAN_BYTES, begin - begin % file_size + file_size)
+            while last < len(places):
+                _, physical, size = places[last]
+                if physical - end > SPAN_GAP or physical + size > highest or physical < end:
+                    break
+                end = physical + size
+                last += 1
+            span = self._read(begin, end - begin, allow_cold)
+            for _, physical, size in places[first:last]:
+                found.append(self._checked(span, physical - begin, physical, size))
+            first = last
+        return found
+
+    def _read(self, begin: int, length: int, allow_cold: bool) -> memoryview:
+        try:
+            data = self._log.read(begin, length) if allow_cold else self._log.read_cached(begin, length)
+        except OffsetOutOfRange:
+            return memoryview(b"")
+        if data is None:
+            raise ColdRead
+        return memoryview(data)
+
+    def _checked(self, span: memoryview, at: int, physical: int, size: int) -> memoryview | None:
+        """The record in the span if it is the one that the queue means."""
+        end = at + size
+        if end > len(span):
+            if physical >= self._log.start_offset:
+                self._damaged(physical, "the queue names a place outside the log")
+            return None
+        if size < MIN_RECORD_BYTES:
+            self._damaged(physical, f"the queue names a record of {size} bytes")
+            return None
+        fixed = FIXED_V4.unpack_from(span, at)
+        body_at = at + PREFIX_V4.size
+        body_length = fixed[8]
+        if fixed[6] & HOST_FLAGS:
+            body_at = at + PREFIXES[fixed[6] & HOST_FLAGS].size
+            body_length = int.from_bytes(span[body_at - 4 : body_at], "big", signed=True)
+        if fixed[0] != size or (fixed[1] != MAGIC_V1 and fixed[1] != MAGIC_V2) or fixed[5] != physical:
+            self._damaged(physical, "no record begins where the queue says")
+            return None
+        body_end = body_at + body_length
+        if not body_at <= body_end < end or (body_length and crc32(span[body_at:body_end]) & CRC_MASK != fixed[2]):
+            self._damaged(physical, "CRC of the body does not match")
+            return None
+        return span[at:end]
+
+
+class _Search:
+    """One pull on its way through the units of its queue."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        queue: ConsumeQueue,
+        offset: int,
+        high: int,
+        max_count: int,
+        max_bytes: int | None,
+        allow_cold: bool,
+    ) -> None:
+        units_in_file = reader._queue_file_units
+        count = min(max(SCAN_UNITS, max_count), units_in_file - offset % units_in_file, high - offset)
+        self.units = queue.slice(offset, count, nowait=not allow_cold)
+        self._reader = reader
+        self._limits = reader._limits
+        self._log_end = reader._log.end_offset
+        self._allow_cold = allow_cold
+        self._begin = offset
+        self._high = high
+        self._next = 0  # index into units
+        self._max_count = max_count
+        self._max_bytes = max_bytes if max_bytes is not None and max_bytes > 0 else 1 << 62
+        self._count = self._size = 0
+        self._last_physical = 0
+        self._removed = False
+        self._full = False
+        self._cold = False
+
+    def run(self, low: int, matches: TagMatch | None, properties_match: PropertiesMatch | None) -> GetResult:
+        data: list[bytes | memoryview] = []
+        while not self._full and self._next < len(self.units):
+            places = self._pick(matches, _BLOCK if properties_match is None else 1)
+            for place, record in zip(places, self._reader.fetch(places, self._allow_cold), strict=True):
+                if record is None or not _accepts(record, properties_match):
+                    self._count -= 1
+                    self._size -= place[2]
+                else:
+                    data.append(record)
+        if data:
+            status = GetStatus.FOUND
+        else:
+            status = GetStatus.MESSAGE_WAS_REMOVING if self._removed else GetStatus.NO_MATCHED_MESSAGE
+        behind = self._log_end - self._last_physical > self._limits.memory_bytes
+        next_offset = self._begin + self._next
+        return GetResult(status, next_offset, low, self._high, data, self._count, self._size, behind, self._cold)
+
+    def _pick(self, matches: TagMatch | None, most: int) -> list[_Place]:
+        """The next units that match, until the answer would be full; counts them as taken."""
+        places: list[_Place] = []
+        units = self.units
+        limits = self._limits
+        log_begin = self._reader._log.start_offset
+        disk_below = self._log_end - limits.memory_bytes
+        index = self._next
+        while index < len(units) and len(places) < most:
+            physical, size, code = units[index]
+            if size == BLANK_SIZE and physical == 0:
+                index += 1
+                continue
+            self._last_physical = physical
+            if physical < log_begin:
+                self._removed = True
+                index += 1
+                continue
+            if self._count and self._is_full(size, physical < disk_below):
+                self._full = True
+                break
+            if matches is None or matches(code):
+                places.append((self._begin + index, physical, size))
+                self._count += 1
+                self._size += size
+            index += 1
+        self._next = index
+        return places
+
+    def _is_full(self, size: int, on_disk: bool) -> bool:
+        if self._count >= self._max_count or self._size + size > self._max_bytes:
+            return True
+        limits = self._limits
+        if on_disk:
+            self._cold = True
+            return self._size + size > limits.bytes_disk or self._count >= limits.count_disk
+        return self._size + size > limits.bytes_memory or self._count >= limits.count_memory
+
+
+def _accepts(record: memoryview, properties_match: PropertiesMatch | None) -> bool:
+    if properties_match is None:
+        return True
+    return properties_match(decode_record(record, check_crc=False).properties)

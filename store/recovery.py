@@ -1,0 +1,387 @@
+"""Find out what a stop left of the commitlog; decide first, then change the disk.
+
+Owns the verdict: where the log ends, which bytes behind the end are cut, which places are damaged. ``inspect``
+only reads. ``apply`` does what the verdict says, and keeps a copy of every byte that it takes away under
+``pocketmq-recovered/`` in the store's root, which official brokers do not look at.
+
+What the checkpoint vouches for is not read again. From there on:
+- Only zeros follow: the log ends here.
+- Something else follows, and no good record behind it: a torn tail. It is cut off.
+- Good records follow behind the bad place. Then it matters how the bad place looks. Power loss forgets whole
+  sectors, and what was never flushed there reads as zeros; then nothing behind it was promised to anybody, and
+  the log ends in front of it, so that what remains is always a prefix. Anything else is damage to what had been
+  written: it is reported, stays where it is, and the messages behind it are kept with their offsets.
+
+The official broker ends the log at the first bad byte in either case, whatever good messages follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from protocol.message import MAGIC_BLANK, MAGIC_V1, MAGIC_V2, PREFIX_V4
+from store.checkpoint import Checkpoint
+from store.commitlog import NAME_DIGITS
+from store.errors import StoreDamaged
+from store.files import FileSystem, OpenFiles
+from store.scan import CHUNK, FIXED_PARTS, FIXED_V4, Record, Scanner, find_record
+
+log = structlog.get_logger(__name__)
+
+KEPT_DIRECTORY: Final = "pocketmq-recovered"
+SECTOR: Final = 512
+SLACK_MS: Final = 3000  # the official broker goes back this far behind its checkpoint
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, bytes done, bytes in all): called now and then."""
+
+
+class Place(NamedTuple):
+    """Bytes of the log, and what is wrong with them."""
+
+    file: str
+    offset: int  # in the log, not in the file
+    length: int
+    reason: str
+
+
+class LogVerdict(msgspec.Struct):
+    """What ``inspect`` decided about the commitlog."""
+
+    bases: list[int]  # files that stay
+    begin: int  # the first byte that was read
+    end: int  # where the log goes on
+    clean: bool  # the store had been closed in order and nothing contradicts it
+    last_record: int = -1  # begin of the last good record that was seen
+    last_timestamp: int = 0  # its store time
+    records: int = 0
+    seconds: float = 0.0
+    cuts: list[Place] = msgspec.field(default_factory=list)
+    damages: list[Place] = msgspec.field(default_factory=list)
+    empty: list[str] = msgspec.field(default_factory=list)  # files made ahead: removed
+    short: list[str] = msgspec.field(default_factory=list)  # brought to their full size
+    strangers: list[str] = msgspec.field(default_factory=list)  # entries that are no log files: left alone
+
+
+class LogFiles:
+    """The files of a commitlog directory, for reading before anything is decided."""
+
+    def __init__(self, directory: str, file_size: int, fs: FileSystem) -> None:
+        self.directory = directory
+        self.file_size = file_size
+        self.fs = fs
+        self.open = OpenFiles(fs, 32, readonly=True)
+        self.sizes: dict[int, int] = {}
+        self.strangers: list[str] = []
+        self._list()
+
+    def _list(self) -> None:
+        for name in self.fs.listdir(self.directory):
+            path = f"{self.directory}/{name}"
+            status = self.fs.stat(path)
+            if status is None:
+                continue
+            if len(name) != NAME_DIGITS or not name.isdigit() or not name.isascii() or status.is_directory:
+                self.strangers.append(path)
+                continue
+            base = int(name)
+            if base % self.file_size or status.size > self.file_size:
+                raise StoreDamaged(
+                    f"{path}: {status.size} bytes at offset {base} do not go with "
+                    f"mappedFileSizeCommitLog={self.file_size}; set it to the size the store was made with"
+                )
+            self.sizes[base] = status.size
+        bases = sorted(self.sizes)
+        sizes = set(self.sizes.values())
+        if len(bases) > 1 and len(sizes) == 1 and sizes != {self.file_size} and sizes != {0}:
+            raise StoreDamaged(
+                f"{self.directory}: all files have {sizes.pop()} bytes, but mappedFileSizeCommitLog={self.file_size}"
+            )
+        self.bases = bases
+
+    def path(self, offset: int) -> str:
+        return f"{self.directory}/{offset - offset % self.file_size:0{NAME_DIGITS}d}"
+
+    def read(self, offset: int, length: int) -> bytes:
+        base = offset - offset % self.file_size
+        if base not in self.sizes:
+            return b""
+        length = min(length, base + self.file_size - offset)
+        return self.fs.pread(self.open.get(self.path(base)).fd, length, offset - base)
+
+    def next_base(self, offset: int) -> int | None:
+        """Begin of the first file at or behind the offset."""
+        return next((base for base in self.bases if base >= offset), None)
+
+    def next_nonzero(self, offset: int) -> int | None:
+        """The first byte at or behind the offset, in any file, that is not zero."""
+        for base in self.bases:
+            position = max(offset - base, 0)
+            while position < self.sizes[base]:
+                fd = self.open.get(self.path(base)).fd
+                found = self.fs.next_data(fd, position)
+                if found is None:
+                    break
+                data = self.fs.pread(fd, CHUNK, found)
+                if not data:
+                    break
+                if data.count(0) != len(data):
+                    return base + found + len(data) - len(data.lstrip(b"\0"))
+                position = found + len(data)
+        return None
+
+    def end_of_data(self, base: int, offset: int) -> int:
+        """Where the last byte that is not zero ends in the file at ``base``; at least ``offset``."""
+        end = offset
+        at = self.next_nonzero(offset)
+        while at is not None and at < base + self.file_size:
+            data = self.read(at, CHUNK)
+            end = at + len(data.rstrip(b"\0"))
+            at = self.next_nonzero(at + len(data))
+        return end
+
+
+def first_record_time(files: LogFiles, base: int) -> int:
+    """Store time of the record that begins a file; 0 if none does."""
+    data = files.read(base, PREFIX_V4.size + 24)
+    if len(data) < PREFIX_V4.size + 24:
+        return 0
+    fixed = FIXED_V4.unpack_from(data)
+    if fixed[1] not in (MAGIC_V1, MAGIC_V2):
+        return 0
+    return int(FIXED_PARTS[fixed[6] & 0x30].unpack_from(data)[7])
+
+
+def _vouched_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record | None] | None:
+    """The offset of our own checkpoint and the record in front of it, if the log still agrees with it."""
+    vouched = checkpoint.vouched
+    if vouched is None or not files.bases:
+        return None
+    base = vouched.offset - vouched.offset % files.file_size
+    if vouched.last_record < 0:
+        return (vouched.offset, None) if vouched.offset == files.bases[0] else None
+    if base not in files.sizes and base - files.file_size not in files.sizes:
+        return None
+    scanner = Scanner(files.read, files.file_size, vouched.last_record)
+    records = scanner.next_records(1)
+    if not records or records[0].physical_offset != vouched.last_record:
+        return None
+    end = vouched.last_record + records[0].size
+    filler = end < vouched.offset == base
+    return (vouched.offset, records[0]) if end == vouched.offset or filler else None
+
+
+def scan_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record | None]:
+    """Where reading must begin, and the record in front of that place if it is known."""
+    vouched = _vouched_begin(files, checkpoint)
+    if vouched is not None:
+        return vouched
+    times = checkpoint.times
+    safe = min(times.physic_ms, times.logics_ms) - SLACK_MS
+    for base in reversed(files.bases):
+        if 0 < first_record_time(files, base) <= safe:
+            return base, None
+    return (files.bases[0] if files.bases else 0), None
+
+
+class _Inspection:
+    """One pass over the part of the log that nobody vouches for."""
+
+    def __init__(self, files: LogFiles, begin: int, record: Record | None, trust_all: bool) -> None:
+        self.files = files
+        self.trust_all = trust_all
+        self.verdict = LogVerdict(list(files.bases), begin, begin, trust_all)
+        if record is not None:
+            self.verdict.last_record = record.physical_offset
+            self.verdict.last_timestamp = record.store_timestamp
+        self.read_end = begin
+
+    def run(self, check_crc: bool, progress: Progress) -> LogVerdict:
+        files, verdict = self.files, self.verdict
+        total = sum(files.sizes[base] for base in files.bases if base + files.file_size > verdict.begin)
+        at: int | None = verdict.begin
+        while at is not None:
+            scanner = Scanner(files.read, files.file_size, at, check_crc=check_crc)
+            while records := scanner.next_records():
+                verdict.last_record = records[-1].physical_offset
+                verdict.last_timestamp = records[-1].store_timestamp
+                verdict.records += len(records)
+                progress("reading the commitlog", scanner.offset - verdict.begin, total)
+            verdict.end = scanner.offset
+            reason = scanner.stop.reason if scanner.stop is not None else None
+            at = self._behind(scanner.offset, reason)
+        self._sort_files()
+        return verdict
+
+    def _behind(self, end: int, reason: str | None) -> int | None:
+        """The records stop at ``end``: where they go on, or None if that is the end of the log."""
+        files, verdict = self.files, self.verdict
+        rest = files.next_nonzero(end)
+        if rest is None:
+            return None
+        good = find_record_in_files(files, end + 1 if reason is not None else end)
+        if good is None:
+            self._cut(end, rest, reason or "bytes behind the end of the log")
+            return None
+        if not self.trust_all and self._was_never_written(end, good):
+            self._cut(end, rest, f"{reason or 'a file is missing'}, as after a loss of power")
+            return None
+        why = reason or "a file is missing"
+        verdict.damages.append(Place(files.path(end), end, good - end, why))
+        verdict.clean = False
+        return good
+
+    def _was_never_written(self, begin: int, good: int) -> bool:
+        """Whether a sector between the two reads as it was before anything was written to it."""
+        stop = begin - begin % SECTOR + SECTOR
+        data = self.files.read(begin, min(stop, good) - begin)
+        if data and data.count(0) == len(data):
+            return True
+        position = stop
+        while position + SECTOR <= good:
+            data = self.files.read(position, SECTOR)
+            if data and data.count(0) == len(data):
+                return True
+            if not data:
+                following = self.files.next_base(position)
+                if following is None or following >= good:
+                    return False
+                position = following
+                continue
+            position += SECTOR
+        return False
+
+    def _cut(self, end: int, rest: int, reason: str) -> None:
+        """Everything from ``end`` on goes. One place for each file that has something."""
+        files = self.files
+        for base in files.bases:
+            if base + files.file_size <= end:
+                continue
+            begin = max(end, base)
+            stop = files.end_of_data(base, begin)
+            if stop > begin:
+                self.verdict.cuts.append(Place(files.path(base), begin, stop - begin, reason))
+        self.verdict.clean = False
+
+    def _sort_files(self) -> None:
+        """Which files are kept: all that hold something, or the write position."""
+        files, verdict = self.files, self.verdict
+        end_base = verdict.end - verdict.end % files.file_size
+        verdict.strangers = list(files.strangers)
+        for base in files.bases:
+            if base > end_base or (base == verdict.end and base != files.bases[0]):
+                verdict.bases.remove(base)
+                verdict.empty.append(files.path(base))
+            elif files.sizes[base] != files.file_size:
+                verdict.short.append(files.path(base))
+                if base + files.sizes[base] < verdict.end:
+                    verdict.clean = False
+
+
+def find_record_in_files(files: LogFiles, offset: int) -> int | None:
+    """The first good record at or behind the offset in any file."""
+    for base in files.bases:
+        if base + files.file_size <= offset:
+            continue
+        begin = max(offset, base)
+        at = files.next_nonzero(begin)
+        while at is not None and at < base + files.file_size:
+            # The first bytes of a size are usually zero: begin a little earlier.
+            found = find_record(files.read, files.file_size, max(begin, at - 8), base + files.file_size)
+            if found is None:
+                break
+            if not _is_filler(files, found):
+                return found
+            # A filler says nothing by itself: what counts is the file behind it.
+            break
+    return None
+
+
+def _is_filler(files: LogFiles, offset: int) -> bool:
+    head = files.read(offset, 8)
+    return head[4:8] == MAGIC_BLANK.to_bytes(4, "big", signed=True)
+
+
+def inspect(
+    files: LogFiles,
+    checkpoint: Checkpoint,
+    *,
+    aborted: bool,
+    check_crc: bool = True,
+    progress: Progress = lambda what, done, total: None,
+) -> LogVerdict:
+    """Decide about the log. Reads only; OSError or StoreDamaged if that is not possible."""
+    started = monotonic()
+    begin, record = scan_begin(files, checkpoint)
+    vouched = checkpoint.vouched
+    closed = not aborted and vouched is not None and vouched.clean and vouched.offset == begin
+    # What an orderly stop left was flushed: nothing of it can have been forgotten by a loss of power.
+    verdict = _Inspection(files, begin, record, closed).run(check_crc, progress)
+    if verdict.end != begin:
+        verdict.clean = False
+    verdict.seconds = monotonic() - started
+    return verdict
+
+
+def apply(verdict: LogVerdict, files: LogFiles, root: str, now_ms: int) -> None:
+    """Make the log what the verdict says. Copies first, then cuts; OSError leaves the log as it was or cut."""
+    fs = files.fs
+    files.open.clear()
+    for cut in verdict.cuts:
+        _keep(fs, cut, files, root, now_ms)
+    for path in verdict.empty:
+        fs.unlink(path)
+    end_path = files.path(verdict.end)
+    paths = set(verdict.short)
+    if any(cut.file == end_path for cut in verdict.cuts):
+        paths.add(end_path)
+    for path in sorted(paths):
+        status = fs.stat(path)
+        if status is None:
+            continue
+        fd = fs.open(path)
+        try:
+            if path == end_path:
+                fs.truncate(fd, min(status.size, verdict.end % files.file_size))
+            fs.truncate(fd, files.file_size)
+            fs.fdatasync(fd)
+        finally:
+            fs.close(fd)
+        if path != end_path:
+            fs.set_mtime(path, status.mtime_ns)
+    if verdict.empty or paths:
+        fs.sync_directory(files.directory)
+
+
+def _keep(fs: FileSystem, cut: Place, files: LogFiles, root: str, now_ms: int) -> None:
+    """Copy the bytes to ``pocketmq-recovered/<time>/commitlog-<offset>``."""
+    directory = f"{root}/{KEPT_DIRECTORY}/{now_ms}"
+    fs.makedirs(directory)
+    target = os.path.join(directory, f"commitlog-{cut.offset:020d}")
+    fd = fs.open(target, create=True)
+    try:
+        done = 0
+        while done < cut.length:
+            data = files.read(cut.offset + done, min(CHUNK, cut.length - done))
+            if not data:
+                break
+            fs.write_all(fd, data, done)
+            done += len(data)
+        fs.fdatasync(fd)
+    finally:
+        fs.close(fd)
+    fs.sync_directory(directory)
+    log.warning(
+        "commitlog_cut",
+        file=cut.file,
+        offset=cut.offset,
+        length=cut.length,
+        reason=cut.reason,
+        kept_as=target,
+    )
