@@ -26,10 +26,10 @@ Json = dict[str, Any]
 
 JAVA_SOURCES: Final = Path(__file__).resolve().parent / "java"
 
-JVM: Final = (
-    "-Xmx256m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -Xshare:auto "
-    "--add-opens=java.base/java.nio=ALL-UNNAMED --add-opens=java.base/sun.nio.ch=ALL-UNNAMED"  # 4.8.0's netty
-).split()
+JVM: Final = [
+    *("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.nio", "sun.nio.ch")),  # 4.8.0's netty
+]
 
 
 class ClientError(Exception):
@@ -87,7 +87,7 @@ class Driver:
         for future in left:
             future.set_exception(ClientError("the JVM ended"))
 
-    def begin(self, command: str, **arguments: object) -> "concurrent.futures.Future[Any]":
+    def begin(self, command: str, **arguments: Any) -> "concurrent.futures.Future[Any]":
         """Sends a command and returns the future of its result; ClientError when the client throws."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with self._lock:
@@ -97,7 +97,7 @@ class Driver:
             self._questions.flush()
         return future
 
-    def do(self, command: str, *, within: float = 60.0, **arguments: object) -> Any:
+    def do(self, command: str, *, within: float = 60.0, **arguments: Any) -> Any:
         """The result of a command, for which it has `within` seconds."""
         return self.begin(command, **arguments).result(within)
 
@@ -105,27 +105,27 @@ class Driver:
         """A name that no other client of this or another driver bears."""
         return f"{what}-{os.urandom(4).hex()}"
 
-    def producer(self, namesrv: str, *, group: str | None = None, **options: object) -> "Producer":
+    def producer(self, namesrv: str, *, group: str | None = None, **options: Any) -> "Producer":
         """A started producer; options as in Producers.java: retries, timeout, vip, transactional, …"""
         name = self.fresh("producer")
         client_id = self.do("producer", name=name, namesrv=namesrv, group=group or name, **options)
         return Producer(self, name, group or name, client_id)
 
-    def push(self, namesrv: str, topic: str, *, group: str | None = None, **options: object) -> "PushConsumer":
+    def push(self, namesrv: str, topic: str, *, group: str | None = None, **options: Any) -> "PushConsumer":
         """A started push consumer; options as in PushConsumers.java: tags, broadcast, where, orderly, …"""
         name = self.fresh("push")
         group = group or name
         client_id = self.do("push", name=name, namesrv=namesrv, topic=topic, group=group, **options)
         return PushConsumer(self, name, group, client_id)
 
-    def lite(self, namesrv: str, topic: str, *, group: str | None = None, **options: object) -> "LitePullConsumer":
+    def lite(self, namesrv: str, topic: str, *, group: str | None = None, **options: Any) -> "LitePullConsumer":
         """A started lite pull consumer, subscribed to the topic unless `assign` lists queues."""
         name = self.fresh("lite")
         group = group or name
         client_id = self.do("lite", name=name, namesrv=namesrv, topic=topic, group=group, **options)
         return LitePullConsumer(self, name, group, client_id)
 
-    def puller(self, namesrv: str, *, group: str | None = None, **options: object) -> "PullConsumer":
+    def puller(self, namesrv: str, *, group: str | None = None, **options: Any) -> "PullConsumer":
         """A started pull consumer of the older kind."""
         name = self.fresh("pull")
         group = group or name
@@ -168,7 +168,7 @@ class Client:
         self.group = group
         self.client_id = client_id
 
-    def do(self, command: str, *, within: float = 60.0, **arguments: object) -> Any:
+    def do(self, command: str, *, within: float = 60.0, **arguments: Any) -> Any:
         """A command to this client."""
         return self.driver.do(command, within=within, name=self.name, **arguments)
 
@@ -201,7 +201,7 @@ class Producer(Client):
         mode: str = "sync",
         to: Mapping[str, object] | None = None,
         select: int | None = None,
-        **message: object,
+        **message: Any,
     ) -> Json:
         """Sends one message: mode sync, async or oneway; `to` a queue, or `select`ed by number, or wherever.
 
@@ -217,7 +217,7 @@ class Producer(Client):
         result: Json = self.do("send", topic=topic, message=content, **how)
         return result
 
-    def send_many(self, topic: str, prefix: str, count: int, *, mode: str = "sync", **message: object) -> list[Json]:
+    def send_many(self, topic: str, prefix: str, count: int, *, mode: str = "sync", **message: Any) -> list[Json]:
         """Sends `count` messages with the bodies prefix0, prefix1, …"""
         results: list[Json] = self.do("sendMany", topic=topic, prefix=prefix, count=count, mode=mode, message=message)
         return results
@@ -226,7 +226,7 @@ class Producer(Client):
         self, topic: str, messages: Sequence[Mapping[str, object]], to: Mapping[str, object] | None = None
     ) -> Json:
         """Sends the messages as one batch."""
-        where = {} if to is None else {"broker": to["broker"], "queue": to["queue"]}
+        where: Json = {} if to is None else {"broker": to["broker"], "queue": to["queue"]}
         result: Json = self.do("batch", topic=topic, messages=list(messages), **where)
         return result
 
@@ -235,7 +235,7 @@ class Producer(Client):
         queues: list[Json] = self.do("publishQueues", topic=topic)
         return queues
 
-    def offset(self, kind: str, queue: Mapping[str, object], **more: object) -> int:
+    def offset(self, kind: str, queue: Mapping[str, object], **more: Any) -> int:
         """One of minOffset, maxOffset, earliest, searchOffset (with timestamp, ms)."""
         value: int = self.do(kind, **{**queue, **more})
         return value
@@ -245,12 +245,12 @@ class Producer(Client):
         message: Json = self.do("view", topic=topic, msgId=message_id)
         return message
 
-    def query(self, topic: str, key: str, **limits: object) -> list[Json]:
+    def query(self, topic: str, key: str, **limits: Any) -> list[Json]:
         """The messages with that key; limits begin, end (ms), max."""
         messages: list[Json] = self.do("query", topic=topic, key=key, **limits)
         return messages
 
-    def flow(self, topic: str, file: Path, **options: object) -> "Flow":
+    def flow(self, topic: str, file: Path, **options: Any) -> "Flow":
         """Starts sending without pause, recording what is acknowledged in `file`.
 
         Options: threads, size, limit.
@@ -301,10 +301,9 @@ class PushConsumer(Client):
         )
         return messages
 
-    def assigned(self) -> list[Json]:
-        """The queues that it holds now."""
-        queues: list[Json] = self.do("assigned")
-        return queues
+    def assigned(self, topic: str) -> list[Json]:
+        """The topic's queues that it holds now."""
+        return [queue for queue in self.do("assigned") if queue["topic"] == topic]
 
 
 class LitePullConsumer(Client):
@@ -315,7 +314,7 @@ class LitePullConsumer(Client):
         messages: list[Json] = self.do("poll", count=count, timeout=int(timeout * 1000), within=timeout + 30)
         return messages
 
-    def at(self, kind: str, queue: Mapping[str, object], **more: object) -> Any:
+    def at(self, kind: str, queue: Mapping[str, object], **more: Any) -> Any:
         """One of seek (with offset), committed, offsetForTimestamp (with timestamp, ms)."""
         return self.do(kind, **{**queue, **more})
 
@@ -323,7 +322,7 @@ class LitePullConsumer(Client):
 class PullConsumer(Client):
     """DefaultMQPullConsumer."""
 
-    def pull(self, queue: Mapping[str, object], offset: int, **options: object) -> Json:
+    def pull(self, queue: Mapping[str, object], offset: int, **options: Any) -> Json:
         """One pull; options max, tags, sql, block, async. Status, next, min, max, messages."""
         result: Json = self.do("pull", **{**queue, "offset": offset, **options})
         return result

@@ -10,21 +10,17 @@ Waiting is for events: a line of output, an exit, an answer. Nothing here sleeps
 
 import contextlib
 import os
-import random
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import Any, Final, Self
 
 from tests.interop import maven, raw
+from tests.interop.child import Process, free_ports, wait_until
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 OURS: Final = "ours"
@@ -32,11 +28,12 @@ OURS: Final = "ours"
 BOOT: Final = "boot success"  # both makes print it, and only when the port accepts
 
 # The official servers are given small heaps and a cheap JIT: the proofs ask what they do, not how fast.
-JVM: Final = (
-    "-Xms64m -Xmx512m -XX:MaxDirectMemorySize=512m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData "
-    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED --add-opens=java.base/jdk.internal.ref=ALL-UNNAMED "
-    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED --add-opens=java.base/java.nio=ALL-UNNAMED"
-).split()
+JVM: Final = [
+    *("-Xms64m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"),
+    *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+    "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
+    *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("jdk.internal.ref", "sun.nio.ch", "java.nio")),
+]
 _LOGBACK: Final = '<configuration><root level="OFF"/></configuration>\n'
 _LOGBACK_NAMES: Final = (
     "logback_namesrv.xml",
@@ -44,165 +41,6 @@ _LOGBACK_NAMES: Final = (
     "rmq.namesrv.logback.xml",
     "rmq.broker.logback.xml",
 )  # 4.x and 5.x names; the start-up wants them to exist
-
-
-# ---- ports
-
-# Below the range from which the kernel takes ports for outgoing connections, so that none is snatched
-# between the look and the start; a random place in it, so that test runs side by side seldom meet.
-_FIRST_PORT: Final = 12_000
-_LAST_PORT: Final = 31_000
-_dice = random.Random()
-_given: set[int] = set()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_ports(before: int = 0, after: int = 0) -> int:
-    """A port that is free together with the `before` ports under it and the `after` ports above it."""
-    for _ in range(1000):
-        port = _dice.randrange(_FIRST_PORT, _LAST_PORT)
-        block = range(port - before, port + after + 1)
-        if _given.isdisjoint(block) and all(map(_is_free, block)):
-            _given.update(block)
-            return port
-    raise RuntimeError("no free block of ports found")
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.02) -> float:
-    """Polls something outside this process until it holds.
-
-    The seconds that took. AssertionError after `timeout`.
-    """
-    began = time.monotonic()
-    while True:
-        with contextlib.suppress(OSError):
-            if condition():
-                return time.monotonic() - began
-        if time.monotonic() - began > timeout:
-            raise AssertionError(f"{what}: not within {timeout} s")
-        time.sleep(interval)
-
-
-# ---- one process
-
-
-class Process:
-    """A child in its own session, its output collected line by line and kept in a file."""
-
-    def __init__(
-        self, command: list[str], folder: Path, env: Mapping[str, str] | None = None, *, log: str = "out"
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.command = command
-        self.log = folder / log
-        self._lines: list[str] = []
-        self._changed = threading.Condition()
-        self._ended = False
-        self.began = time.monotonic()
-        self._popen = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._popen.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._popen.stdout,), daemon=True)
-        self._reader.start()
-
-    def _read(self, pipe: IO[bytes]) -> None:
-        with pipe, self.log.open("ab") as log:
-            for line in pipe:
-                log.write(line)
-                log.flush()
-                with self._changed:
-                    self._lines.append(line.decode(errors="replace").rstrip("\n"))
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    @property
-    def pid(self) -> int:
-        """Process id; also the id of its session and process group."""
-        return self._popen.pid
-
-    @property
-    def output(self) -> str:
-        """All that it has printed, stdout and stderr mixed."""
-        with self._changed:
-            return "\n".join(self._lines)
-
-    def wait_line(self, pattern: str, timeout: float = 60.0) -> str:
-        """The first line that matches, waiting for it.
-
-        AssertionError with the output when it ends or time runs out.
-        """
-        seen = 0
-        limit = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                for line in self._lines[seen:]:
-                    if re.search(pattern, line):
-                        return line
-                seen = len(self._lines)
-                left = limit - time.monotonic()
-                if self._ended or left <= 0:
-                    state = "ended" if self._ended else f"did not print it in {timeout} s"
-                    tail = "\n".join(self._lines[-40:])
-                    raise AssertionError(
-                        f"{' '.join(self.command[:3])} … {state}; no line like {pattern!r} in:\n{tail}"
-                    )
-                self._changed.wait(left)
-
-    def is_running(self) -> bool:
-        """Whether the child lives."""
-        return self._popen.poll() is None
-
-    def signal(self, number: int) -> None:
-        """Sends a signal to the child and everything it started; nothing when it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGTERM:
-                os.kill(self.pid, number)
-            else:
-                os.killpg(self.pid, number)
-
-    def wait(self, timeout: float = 30.0) -> int:
-        """The exit code, waiting for the end.
-
-        Negative for a signal. subprocess.TimeoutExpired after `timeout`.
-        """
-        code = self._popen.wait(timeout)
-        self._reader.join(5)
-        return code
-
-    def terminate(self, timeout: float = 30.0) -> int:
-        """SIGTERM, then the exit code; SIGKILL and AssertionError when it does not end in time."""
-        if not self.is_running():
-            return self.wait()
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
-        try:
-            return self.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"no end within {timeout} s of SIGTERM:\n{self.output[-3000:]}") from None
-
-    def kill(self) -> None:
-        """SIGKILL, and gone when this returns."""
-        self.signal(signal.SIGKILL)
-        self.wait()
 
 
 # ---- servers
@@ -220,6 +58,7 @@ class Server:
         self.folder = folder
         self.port = port
         self.settings: dict[str, str] = {key: str(value) for key, value in settings.items()}
+        self.jvm: list[str] = []  # more options for an official one
         self.process: Process | None = None
         self._starts = 0
 
@@ -243,10 +82,10 @@ class Server:
             (home / "conf" / name).write_text(_LOGBACK, encoding="utf-8")
         classpath = maven.classpath("server", self.kind)
         options = [f"-Duser.home={self.folder}", f"-Djava.io.tmpdir={self.folder}"]
-        command = ["java", *JVM, *options, "-cp", classpath, self.main_class, "-c", str(config)]
+        command = ["java", *JVM, *options, *self.jvm, "-cp", classpath, self.main_class, "-c", str(config)]
         return command, {"ROCKETMQ_HOME": str(home)}
 
-    def launch(self, **settings: object) -> Process:
+    def launch(self, **settings: Any) -> Process:
         """Starts the process and returns at once; `settings` are kept for later starts too."""
         assert self.process is None or not self.process.is_running(), f"{self.role} runs already"
         self.settings.update((key, str(value)) for key, value in settings.items())
@@ -260,7 +99,7 @@ class Server:
         self.process = Process(command, self.folder, env, log=f"out-{self._starts}")
         return self.process
 
-    def start(self, *, timeout: float = 60.0, **settings: object) -> Self:
+    def start(self, *, timeout: float = 60.0, **settings: Any) -> Self:
         """Starts the process and waits until it says that it serves."""
         self.launch(**settings).wait_line(BOOT, timeout)
         return self
@@ -281,9 +120,7 @@ class Server:
         """SIGCONT."""
         self.running.signal(signal.SIGCONT)
 
-    def restart(
-        self, kind: str | None = None, *, kill: bool = False, timeout: float = 60.0, **settings: object
-    ) -> Self:
+    def restart(self, kind: str | None = None, *, kill: bool = False, timeout: float = 60.0, **settings: Any) -> Self:
         """Ends the process (by SIGKILL if `kill`) and starts it on the same port and files, perhaps as
         another kind.
         """
@@ -306,7 +143,7 @@ class NameServer(Server):
     role = "namesrv"
     main_class = "org.apache.rocketmq.namesrv.NamesrvStartup"
 
-    def __init__(self, kind: str, folder: Path, **settings: object) -> None:
+    def __init__(self, kind: str, folder: Path, **settings: Any) -> None:
         port = free_ports()
         own = {"listenPort": port, "kvConfigPath": folder / "kvConfig.json"}
         super().__init__(kind, folder, port, {**own, **settings})
@@ -336,7 +173,7 @@ class Broker(Server):
         broker_id: int = 0,
         role: str = "ASYNC_MASTER",
         store: Path | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         port = free_ports(before=2, after=1)
         self.store = store or folder / "store"
@@ -394,7 +231,7 @@ class Cluster:
         """All name servers as clients and brokers are given them."""
         return ";".join(server.address for server in self.namesrvs)
 
-    def add_namesrv(self, kind: str | None = None, *, start: bool = True, **settings: object) -> NameServer:
+    def add_namesrv(self, kind: str | None = None, *, start: bool = True, **settings: Any) -> NameServer:
         """One more name server."""
         folder = self.folder / f"namesrv-{len(self.servers)}"
         server = NameServer(kind or self.kind, folder, **settings)
@@ -410,7 +247,7 @@ class Cluster:
         broker_id: int = 0,
         role: str = "ASYNC_MASTER",
         store: Path | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> Broker:
         """One more broker, registered with all name servers of the cluster when this returns (if started)."""
         folder = self.folder / f"{name}-{broker_id}-{len(self.servers)}"

@@ -1,7 +1,7 @@
 """A remoting caller of a few lines, for the questions the harness itself has to ask.
 
 It shares no code with the project on purpose: what looks at a server must not be made of the same parts as
-the server. JSON headers only.
+the server. It asks with JSON headers and reads answers in either serialization.
 """
 
 import json
@@ -52,6 +52,27 @@ def read_frame(sock: socket.socket) -> bytes:
     return head + read_exactly(sock, int.from_bytes(head, "big"))
 
 
+def split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and body of a frame; a binary header in the shape of a JSON one."""
+    word = int.from_bytes(data[4:8], "big")
+    end = 8 + (word & 0xFFFFFF)
+    if word >> 24 == 0:
+        return json.loads(data[8:end]), data[end:]
+    code, _language, version, opaque, flag, remark_size = struct.unpack_from(">hBhiii", data, 8)
+    at = 8 + 17 + remark_size
+    header = {"code": code, "version": version, "opaque": opaque, "flag": flag}
+    header["remark"] = data[25:at].decode() if remark_size else None
+    fields: dict[str, str] = {}
+    stop = at + 4 + int.from_bytes(data[at : at + 4], "big")
+    at += 4
+    while at < stop:
+        key_end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        value_end = key_end + 4 + int.from_bytes(data[key_end : key_end + 4], "big")
+        fields[data[at + 2 : key_end].decode()] = data[key_end + 4 : value_end].decode()
+        at = value_end
+    return {**header, "extFields": fields}, data[end:]
+
+
 def call(
     address: str,
     code: int,
@@ -66,7 +87,7 @@ def call(
     OSError when it cannot be reached in `timeout` seconds.
     """
     host, _, port = address.rpartition(":")
-    header = {
+    asked = {
         "code": code,
         "flag": 0,
         "language": "JAVA",
@@ -75,7 +96,6 @@ def call(
         "extFields": {key: str(value) for key, value in (fields or {}).items()},
     }
     with socket.create_connection((host, int(port)), timeout) as sock:
-        sock.sendall(frame(header, body))
+        sock.sendall(frame(asked, body))
         data = read_frame(sock)
-    length = int.from_bytes(data[4:8], "big") & 0xFFFFFF
-    return Answer(json.loads(data[8 : 8 + length]), data[8 + length :])
+    return Answer(*split(data))
