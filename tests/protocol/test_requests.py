@@ -33,6 +33,7 @@ ADMIN = [
     *[303, 305, 306, 308, 314, 315, 316, 317, 321, 323, 328, 329],
 ]
 ADDED = [217, 901, 904, 361, 351, 352, 18, 225, 343, 345, 353, 907, 908, 370, 400, 401]
+OWN = (30901, 30902)  # between PocketMQ brokers
 
 ALL_REQUESTS = sorted(set(REQUESTS.values()), key=lambda cls: cls.code)
 ALL_HEADERS = [*ALL_REQUESTS, *{cls.reply: None for cls in ALL_REQUESTS if cls.reply is not None}]
@@ -62,7 +63,7 @@ def headers(cls: type[Header]) -> st.SearchStrategy[Header]:
 
 
 def test_every_request_that_matters_has_a_header() -> None:
-    expected = [*NAME_SERVER, *CLIENTS, *TO_CLIENTS, *ADMIN, *ADDED]
+    expected = [*NAME_SERVER, *CLIENTS, *TO_CLIENTS, *ADMIN, *ADDED, *OWN]
     assert sorted(REQUESTS) == sorted(expected)
 
 
