@@ -115,17 +115,19 @@ class CommitLog:
         self._current = file
         return file
 
-    def reserve_ahead(self) -> bool:
+    @property
+    def wants_room(self) -> bool:
+        """Less than a step of space is reserved: ``reserve_ahead`` is due."""
+        return self._room - self.end_offset < self._reserve_step
+
+    def reserve_ahead(self) -> None:
         """Reserve the next step of space, making the next file when this one is nearly full.
 
-        True if something was done. May run in a thread beside the appending one. OSError as the system gave it
+        May run in a thread beside the appending one. OSError as the system gave it
         (a full disk, too many open files): nothing is lost then, the next append tries for itself.
         """
-        if self._room - self.end_offset >= self._reserve_step:
-            return False
         with self._room_lock:
             self._reserve_more(self._room + 1, self._reserve_step)
-        return True
 
     def _reserve_more(self, until: int, step: int) -> None:
         """Extend the room to at least ``until``, in steps that end at multiples of ``step`` or at a file's end."""

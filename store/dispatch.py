@@ -40,6 +40,14 @@ class Arrival(NamedTuple):
     size: int
 
 
+class Mark(NamedTuple):
+    """A place between two records: all that lies in front of it is dispatched."""
+
+    offset: int
+    last_record: int  # where the record in front of it begins, -1 if there is none
+    timestamp: int  # its store time in ms
+
+
 class DelayLevels:
     """The meaning of DELAY = 1, 2, … (key messageDelayLevel)."""
 
@@ -116,6 +124,8 @@ class Dispatcher:
 
     def __init__(self, queues: Queues, index: Index | None, delays: DelayLevels, read: ReadLog, file_size: int) -> None:
         self.dispatched_offset = 0
+        self._last_record = -1
+        self._last_timestamp = 0
         self.damaged: Callable[[Stop, int | None], None] = lambda stop, good: None
         self._queues = queues
         self._index = index
@@ -126,6 +136,11 @@ class Dispatcher:
         self._held: deque[tuple[int, int, int, list[Entry]]] = deque()
         self._held_count = 0
         self._topics: dict[bytes, str] = {}
+
+    @property
+    def mark(self) -> Mark:
+        """Where dispatch stands."""
+        return Mark(self.dispatched_offset, self._last_record, self._last_timestamp)
 
     def put(self, entries: Iterable[Entry], store_timestamp: int) -> None:
         """HOT. Entries in the order of the log. StoreError if a derived file cannot be read or written."""
@@ -147,7 +162,13 @@ class Dispatcher:
         if begin != self.dispatched_offset:
             return
         self.put(entries, store_timestamp)
+        self._reach(end, entries, store_timestamp)
+
+    def _reach(self, end: int, entries: list[Entry], store_timestamp: int) -> None:
         self.dispatched_offset = end
+        if entries:
+            self._last_record = entries[-1][3]
+            self._last_timestamp = store_timestamp
 
     def hold(self, begin: int, end: int, entries: list[Entry], store_timestamp: int) -> None:
         """Messages that were just appended and may be seen once they are flushed."""
@@ -174,7 +195,7 @@ class Dispatcher:
                     for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries
                     if queue_offset >= 0
                 ]
-                self.dispatched_offset = end
+                self._reach(end, entries, store_timestamp)
             elif not self._scan_step(limit, min(until, held[0][0]) if held else until, arrivals):
                 break
         return arrivals
@@ -190,6 +211,9 @@ class Dispatcher:
                 arrivals.append(
                     Arrival(topic, queue_id, queue_offset, code, record.store_timestamp, physical_offset, size)
                 )
+        if records:
+            self._last_record = records[-1].physical_offset
+            self._last_timestamp = records[-1].store_timestamp
         progress = scanner.offset > self.dispatched_offset
         self.dispatched_offset = scanner.offset
         if scanner.stop is not None and scanner.stop.reason is not None:
@@ -211,8 +235,8 @@ class Dispatcher:
         self.put((entry,), record.store_timestamp)
         return entry
 
-    def restart_at(self, offset: int) -> None:
-        """Everything below the offset is dispatched; nothing is held."""
+    def restart_at(self, mark: Mark) -> None:
+        """Everything below the mark is dispatched; nothing is held."""
         self._held.clear()
         self._held_count = 0
-        self.dispatched_offset = offset
+        self.dispatched_offset, self._last_record, self._last_timestamp = mark

@@ -14,31 +14,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import time
+from typing import NamedTuple
 
 import structlog
 
 from protocol.message import NewMessage, StoredMessage
 from store.checkpoint import CheckpointFile
 from store.commitlog import CommitLog
-from store.consumequeue import Boundary, ConsumeQueues
-from store.dispatch import Arrival, DelayLevels, Dispatcher
+from store.consumequeue import ConsumeQueues
+from store.dispatch import Arrival, DelayLevels, Dispatcher, Mark
 from store.errors import ColdRead, StoreDamaged, StoreError
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
+from store.index import KeyIndex
 from store.options import BrokerRole, FlushDiskType, StoreOptions
+from store.queue import Boundary
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
 from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep
 
-__all__ = ["Arrival", "ColdRead", "GetResult", "GetStatus", "MessageStore"]
+__all__ = ["Arrival", "ColdRead", "GetResult", "GetStatus", "MessageStore", "QueryResult"]
 
 log = structlog.get_logger(__name__)
 
 
 def _wall_clock_ms() -> int:
     return int(time() * 1000)
+
+
+class QueryResult(NamedTuple):
+    """The answer to a query by key: whole records, and up to where the index reaches."""
+
+    records: list[bytes]
+    index_timestamp: int  # store time of the newest indexed record, ms
+    index_offset: int  # its commitlog offset
 
 
 class MessageStore:
@@ -63,6 +74,11 @@ class MessageStore:
         self._damaged_places: set[int] = set()
         self._last_timestamp = verdict.last_timestamp
         self._queues = ConsumeQueues(f"{self._root}/consumequeue", options.mapped_file_size_consume_queue, fs)
+        self._index = None
+        if options.message_index_enable:
+            self._index = KeyIndex(
+                f"{self._root}/index", fs, options.max_hash_slot_num, options.max_index_num, now_ms=now_ms
+            )
         self._log = CommitLog(
             options.store_path_commit_log,
             options.mapped_file_size_commit_log,
@@ -73,7 +89,7 @@ class MessageStore:
         self._flusher = Flusher(self._log, fs, verdict.end)
         self._dispatcher = Dispatcher(
             self._queues,
-            None,
+            self._index,
             DelayLevels(options.message_delay_level),
             self._log.read_or_nothing,
             self._log.file_size,
@@ -87,7 +103,9 @@ class MessageStore:
             self._note_damaged,
         )
         checkpoint = CheckpointFile(f"{self._root}/checkpoint", fs)
-        self._upkeep = Upkeep(options, self._log, self._queues, self._flusher, self._dispatcher, checkpoint)
+        self._upkeep = Upkeep(
+            options, self._log, self._queues, self._index, self._flusher, self._dispatcher, checkpoint
+        )
 
     # --- open and close ------------------------------------------------------------------------------
 
@@ -146,19 +164,29 @@ class MessageStore:
         return store
 
     def _load_derived(self, progress: Progress) -> None:
+        verdict = self.verdict
         log_begin = self._log.start_offset
+        begin = max(min(verdict.begin, verdict.end), log_begin)
         self._queues.load(log_begin)
-        self._queues.truncate_from_physical(self.verdict.end, mend_tails=not self.verdict.clean)
-        begin = min(self.verdict.begin, self.verdict.end)
-        self._dispatcher.restart_at(max(begin, log_begin))
+        self._queues.truncate_from_physical(verdict.end if verdict.clean else begin, mend_tails=not verdict.clean)
+        if self._index is not None:
+            self._index.load()
+            self._index.recover(verdict.end, None if verdict.clean else begin)
+        self._dispatcher.restart_at(Mark(max(begin, log_begin), verdict.last_record, verdict.last_timestamp))
         self._dispatch_all(progress)
 
     def _dispatch_all(self, progress: Progress) -> None:
         begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
         while self._dispatcher.step(4096, end):
             progress("dispatching", self._dispatcher.dispatched_offset - begin, end - begin)
-            if self._queues.wants_write:
-                self._queues.write_pending()
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        """Move units and entries from memory to files when they have reached their bound."""
+        if self._queues.wants_write:
+            self._queues.write_pending()
+        if self._index is not None and self._index.wants_write:
+            self._index.write_pending()
 
     def close(self) -> None:
         """Make everything safe and leave a directory that says so. After a failure: just let go."""
@@ -176,6 +204,8 @@ class MessageStore:
             raise StoreError(f"{error.filename or self._root}: {error.strerror or error}") from error
         finally:
             self._queues.close()
+            if self._index is not None:
+                self._index.close()
             self._lock.release()
 
     # --- write ---------------------------------------------------------------------------------------
@@ -199,8 +229,7 @@ class MessageStore:
             return end
         try:
             self._dispatcher.put_appended(begin, end, entries, now)
-            if self._queues.wants_write:
-                self._queues.write_pending()
+            self._write_pending()
         except StoreError as error:
             # The messages are stored; their queues follow when a later step succeeds, or at the next start.
             self._upkeep.derived_failed(error)
@@ -213,7 +242,7 @@ class MessageStore:
         """
         end = self._log.append_raw(offset, data)
         if self._dispatcher.dispatched_offset < self._log.start_offset:
-            self._dispatcher.restart_at(self._log.start_offset)
+            self._dispatcher.restart_at(Mark(self._log.start_offset, -1, 0))
             self._flusher.flushed_offset = max(self._flusher.flushed_offset, self._log.start_offset)
         return end
 
@@ -222,8 +251,7 @@ class MessageStore:
         until = self._flusher.flushed_offset if self._sync_flush else self._log.end_offset
         try:
             arrivals = self._dispatcher.step(limit, until)
-            if self._queues.wants_write:
-                self._queues.write_pending()
+            self._write_pending()
         except StoreError as error:
             self._upkeep.derived_failed(error)
             return []
@@ -242,8 +270,9 @@ class MessageStore:
         """The next piece of upkeep: space ahead, derived files, checkpoint. None if nothing is due."""
         return self._upkeep.begin(self._now_ms())
 
-    def maintain_done(self, job: MaintainJob) -> None:
-        self._upkeep.finish(job)
+    def maintain_done(self, job: MaintainJob) -> bool:
+        """True: more is due at once."""
+        return self._upkeep.finish(job)
 
     def poison(self, reason: str) -> None:
         """A flush failed: take no more writes. Reading goes on."""
@@ -323,6 +352,17 @@ class MessageStore:
     def earliest_store_time(self, topic: str, queue_id: int) -> int:
         """Store time in ms of the first message of a queue, -1 if it has none."""
         return self.store_time_at(topic, queue_id, self.min_offset(topic, queue_id))
+
+    def query_keys(self, topic: str, key: str, max_count: int, begin_ms: int, end_ms: int) -> QueryResult:
+        """Messages with a key and a store time in the range, newest first. Any thread.
+
+        Other keys with an equal hash may be among them, as with the official broker; clients compare.
+        """
+        if self._index is None:
+            return QueryResult([], 0, 0)
+        found = self._index.query(topic, key, max_count, begin_ms, end_ms)
+        messages = [message for message in map(self.message_at, found) if message is not None]
+        return QueryResult([message.raw for message in messages], self._index.end_timestamp, self._index.end_offset)
 
     def delete_queues(self, topic: str) -> int:
         """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were."""

@@ -31,9 +31,10 @@ from protocol.message import (
     decode_record,
 )
 from store.commitlog import CommitLog
-from store.consumequeue import ConsumeQueue, ConsumeQueues
+from store.consumequeue import ConsumeQueues
 from store.errors import ColdRead, OffsetOutOfRange
 from store.options import StoreOptions
+from store.queue import ConsumeQueue
 from store.queuefiles import BLANK_SIZE
 from store.scan import FIXED_PARTS, FIXED_V4
 

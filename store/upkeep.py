@@ -1,13 +1,16 @@
 """What has to be done now and then: space ahead, derived files to disk, the checkpoint.
 
 Owns when which of these is due, and the order in which things become safe: first the log, then what is derived from
-it, then the checkpoint that vouches for both. A round that reaches the checkpoint takes as long as the number of
-queues demands; the pause before the next one grows with it.
+it, then the checkpoint that vouches for both. That is a *round*. It takes one job, or several when there are
+many queues; a checkpoint is written only by the job that ends its round.
+
+A job has three parts: ``begin`` and ``finish`` on the thread that appends, ``run`` in any thread; one at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,36 +18,61 @@ import structlog
 from store.checkpoint import Checkpoint, CheckpointFile, Times, Vouched
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues, QueueFlush
-from store.dispatch import Dispatcher
+from store.dispatch import Dispatcher, Mark
 from store.errors import StoreError
-from store.flush import Flusher
+from store.flush import Flusher, FlushJob
+from store.index import IndexFlush, KeyIndex
 from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
 
-ROUND_PAUSE_MS: Final = 5000
-ROUND_PAUSE_FACTOR: Final = 20
+ROUND_BYTES: Final = 64 << 20  # so much log behind the checkpoint makes a round due
+LEAST_PAUSE_MS: Final = 5000
+MOST_PAUSE_MS: Final = 30_000
+QUEUES_IN_JOB: Final = 512
 
 
 class MaintainJob:
-    """Steps that may wait for the disk; ``run`` in any thread, then ``Upkeep.finish``."""
+    """Steps that may wait for the disk. ``run`` in any thread, then ``MessageStore.maintain_done``."""
 
-    __slots__ = ("error", "queue_flush", "steps")
+    __slots__ = ("checkpoint", "error", "index_flush", "log_flush", "mark", "queue_flush", "reserve", "unsafe")
 
     def __init__(self) -> None:
-        self.steps: list[Callable[[], object]] = []
+        self.reserve: Callable[[], object] | None = None
+        self.log_flush: FlushJob | None = None
         self.queue_flush: QueueFlush | None = None
-        self.error: StoreError | None = None
+        self.index_flush: IndexFlush | None = None
+        self.checkpoint: Callable[[], None] | None = None
+        self.mark: Mark | None = None
+        self.error: str | None = None
+        self.unsafe = False  # the error leaves unknown what is on disk
+
+    def __bool__(self) -> bool:
+        parts = (self.reserve, self.log_flush, self.queue_flush, self.index_flush, self.checkpoint)
+        return any(part is not None for part in parts)
 
     def run(self) -> None:
         """Never raises: what failed is in ``error``."""
         try:
-            for step in self.steps:
-                step()
+            if self.reserve is not None:
+                self.reserve()
         except OSError as error:
-            self.error = StoreError(f"{error.filename or 'store'}: {error.strerror or error}")
+            self.error = f"no space reserved ahead: {error.strerror or error}"
+        try:
+            self.unsafe = True
+            if self.log_flush is not None:
+                self.log_flush.run()
+            if self.queue_flush is not None:
+                self.queue_flush.run()
+            if self.index_flush is not None:
+                self.index_flush.run()
+            self.unsafe = False
+            if self.checkpoint is not None:
+                self.checkpoint()
+        except OSError as error:
+            self.error = f"flush failed: {error.strerror or error}"
         except StoreError as error:
-            self.error = error
+            self.error = str(error)
 
 
 class Upkeep:
@@ -55,42 +83,102 @@ class Upkeep:
         options: StoreOptions,
         commit_log: CommitLog,
         queues: ConsumeQueues,
+        index: KeyIndex | None,
         flusher: Flusher,
         dispatcher: Dispatcher,
         checkpoint: CheckpointFile,
     ) -> None:
         self._log = commit_log
         self._queues = queues
+        self._index = index
         self._flusher = flusher
         self._dispatcher = dispatcher
         self._checkpoint = checkpoint
-        self._thorough_ms = options.flush_consume_queue_thorough_interval
-        self._derived_error: str | None = None
+        self._pause_ms = min(MOST_PAUSE_MS, options.flush_consume_queue_thorough_interval)
+        self._round: Mark | None = None
+        self._vouched = -1  # offset of the last checkpoint
+        self._round_began_ms = 0
+        self.derived_error: str | None = None
 
     def derived_failed(self, error: StoreError) -> None:
-        """Consume queues or index could not be written; they are repeated, and sends refused if it lasts."""
-        if self._derived_error is None:
+        """Consume queues or index could not be written; it is tried again, and sends are refused if that lasts."""
+        if self.derived_error is None:
             log.error("derived_files_failed", reason=str(error))
-        self._derived_error = str(error)
+        self.derived_error = str(error)
 
     def refusal(self) -> str | None:
         """Why messages cannot be taken now, if so."""
-        if self._queues.over_limit:
-            return self._derived_error or "consume queues cannot be written"
+        if self._queues.over_limit or (self._index is not None and self._index.over_limit):
+            return self.derived_error or "consume queues or index cannot be written"
         return None
 
     def begin(self, now_ms: int) -> MaintainJob | None:
+        """The next job; None if nothing is due or the store is poisoned."""
+        if self._log.poison_reason is not None:
+            return None
         job = MaintainJob()
-        job.steps.append(self._log.reserve_ahead)
-        return job
+        if self._log.wants_room:
+            job.reserve = self._log.reserve_ahead
+        try:
+            if self._round is None and self._is_due(now_ms):
+                self._round = self._dispatcher.mark
+                self._round_began_ms = now_ms
+            if self._round is None:
+                job.queue_flush = self._queues.begin_flush()
+            else:
+                self._begin_round_job(job, self._round)
+            self.derived_error = None
+        except StoreError as error:
+            self.derived_failed(error)
+        return job or None
 
-    def finish(self, job: MaintainJob) -> None:
+    def _is_due(self, now_ms: int) -> bool:
+        behind = self._dispatcher.dispatched_offset - self._vouched
+        waited = now_ms - self._round_began_ms
+        if behind <= 0 or (waited < LEAST_PAUSE_MS and waited >= 0):
+            return False
+        return behind >= ROUND_BYTES or not 0 <= waited < self._pause_ms
+
+    def _begin_round_job(self, job: MaintainJob, mark: Mark) -> None:
+        if self._flusher.flushed_offset < mark.offset:
+            job.log_flush = self._flusher.begin()
+        job.queue_flush = self._queues.begin_flush(mark.offset, QUEUES_IN_JOB)
+        if job.queue_flush is not None and len(job.queue_flush.queues) == QUEUES_IN_JOB:
+            return  # there may be more
+        if self._index is not None:
+            job.index_flush = self._index.begin_flush()
+        job.mark = mark
+        job.checkpoint = partial(self._checkpoint.write, self._vouch(mark, clean=False))
+
+    def _vouch(self, mark: Mark, *, clean: bool) -> Checkpoint:
+        index_ms = mark.timestamp if self._index is None else self._index.end_timestamp
+        times = Times(mark.timestamp, mark.timestamp, index_ms)
+        return Checkpoint(times, Vouched(mark.offset, mark.last_record, clean))
+
+    def finish(self, job: MaintainJob) -> bool:
+        """Take over what the job reached. True: a round is under way, the next job may follow at once."""
         if job.error is not None:
-            log.warning("upkeep_failed", reason=str(job.error))
+            log.error("upkeep_failed", reason=job.error)
+            if job.unsafe:
+                self._log.poison(job.error)
+                return False
+        if job.log_flush is not None:
+            self._flusher.finish(job.log_flush)
+        if job.queue_flush is not None:
+            self._queues.end_flush(job.queue_flush)
+        if job.index_flush is not None and self._index is not None:
+            self._index.end_flush(job.index_flush)
+        if job.mark is not None:
+            self._round = None
+            if job.error is None:
+                self._vouched = job.mark.offset
+        return self._round is not None
 
     def close(self) -> None:
-        """Everything safe, and a checkpoint that says so. StoreError, OSError."""
+        """Everything safe, and a checkpoint that says so. The log is flushed already. StoreError, OSError."""
         self._queues.flush()
-        offset = self._log.end_offset
-        times = Times()
-        self._checkpoint.write(Checkpoint(times, Vouched(offset, -1, True)))
+        if self._index is not None:
+            self._index.flush()
+        mark = self._dispatcher.mark
+        complete = mark.offset == self._log.end_offset
+        self._checkpoint.write(self._vouch(mark, clean=complete))
