@@ -20,6 +20,7 @@ from protocol.ha import (
     encode_report,
     encode_transfer_header,
 )
+from tests.protocol import golden
 
 offsets = st.integers(0, 2**63 - 1)
 transfers = st.lists(st.builds(Transfer, offsets, st.binary(max_size=40)), max_size=5)
@@ -44,6 +45,21 @@ def test_transfer_header_equals_its_declaration(offset: int, size: int) -> None:
 def test_known_bytes() -> None:
     assert encode_report(0x0102030405060708) == bytes.fromhex("0102030405060708")
     assert encode_transfer_header(1 << 30, 32768) == bytes.fromhex("000000004000000000008000")
+
+
+def test_what_an_official_master_and_slave_said() -> None:
+    """The slave begins empty, is sent the last file of 16384 bytes, and acknowledges all of it."""
+    folder = golden.WIRE / "4.9.4-json-slave"
+    received = TransferDecoder().receive((folder / "ha-master-to-slave.bin").read_bytes())
+    assert stream_of(received) == (folder / "ha-master-to-slave.bin").read_bytes()
+    assert received[0].offset == 16384
+    end = 16384
+    for transfer in received:
+        assert transfer.offset == end
+        end += len(transfer.data)
+    reports = (folder / "ha-slave-to-master.bin").read_bytes()
+    assert reports.startswith(encode_report(0))
+    assert ReportDecoder().receive(reports) == end
 
 
 @given(transfers, st.lists(st.integers(0, 300)))

@@ -1,12 +1,14 @@
 """One typed header per request code: complete, named by rule, and the same before and after the wire."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import protocol.requests
-from protocol.codes import RequestCode
+from protocol.codes import RequestCode, ResponseCode
 from protocol.errors import RemoteProtocolError
 from protocol.header import REQUESTS, Header, Int32, Int64, decode_fields, encode_fields
 from protocol.requests.clients import UnregisterClient
@@ -23,6 +25,7 @@ from protocol.requests.send import (
     short_names,
 )
 from protocol.requests.topics import UpdateAndCreateTopic
+from tests.protocol import golden
 
 # What 4.9.4 handles (spec/remoting.md 4.1, 5.1, 5.2, 6.1), and the additions of 5.x that matter to its clients.
 NAME_SERVER = [*range(100, 107), 205, 327, 206, 216, 219, 224, 304, 311, 312, 313, 318, 319, 322]
@@ -34,6 +37,13 @@ ADMIN = [
 ]
 ADDED = [217, 901, 904, 361, 351, 352, 18, 225, 343, 345, 353, 907, 908, 370, 400, 401]
 OWN = (30901, 30902)  # between PocketMQ brokers
+
+ANSWERED = (
+    ResponseCode.SUCCESS,
+    ResponseCode.PULL_NOT_FOUND,
+    ResponseCode.PULL_RETRY_IMMEDIATELY,
+    ResponseCode.PULL_OFFSET_MOVED,
+)
 
 ALL_REQUESTS = sorted(set(REQUESTS.values()), key=lambda cls: cls.code)
 ALL_HEADERS = [*ALL_REQUESTS, *{cls.reply: None for cls in ALL_REQUESTS if cls.reply is not None}]
@@ -124,6 +134,33 @@ def test_random_texts_never_raise_anything_else(cls: type[Header]) -> None:
 
     decode()
     assert remarks == {cls.__name__}
+
+
+# ---- what official programs sent
+
+NEWER = {"bname", "n", "topicSysFlag", "groupSysFlag", "force", "topic"}  # of 5.x
+REQUEST_TYPE = "ReqT"  # says that the sender is no stream client
+
+
+@pytest.mark.parametrize("path", golden.frames("*/*.request.bin"), ids=golden.name_of)
+def test_official_requests_are_understood_to_the_last_field(path: Path) -> None:
+    command = golden.frame(path)
+    if command.code in REQUESTS:
+        known = encode_fields(decode_fields(REQUESTS[command.code], command.fields))
+        unknown = command.fields.keys() - known.keys()
+        assert unknown <= {REQUEST_TYPE} | (NEWER if path.parent.name.startswith("5.") else set())
+        assert command.fields == {name: known.get(name, text) for name, text in command.fields.items()}
+
+
+@pytest.mark.parametrize("path", golden.frames("4*/*.response.bin"), ids=golden.name_of)
+def test_official_replies_are_written_as_they_were_read(path: Path) -> None:
+    answer = golden.frame(path)
+    asked = golden.frame(path.with_name(path.name.replace("response", "request")))
+    reply = REQUESTS[asked.code].reply if asked.code in REQUESTS else None
+    if reply is None:
+        assert answer.fields == {}
+    elif answer.code in ANSWERED:
+        assert encode_fields(decode_fields(reply, answer.fields)) == answer.fields
 
 
 # ---- sending
