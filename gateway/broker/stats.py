@@ -36,8 +36,6 @@ class BrokerStats:
         self.found_pulls = 0
         self.missed_pulls = 0
         self.delivered = 0
-        self.slowest_store_ms = 0
-        self.slowest_read_ms = 0
         self._samples: deque[Sums] = deque([self._sums()], maxlen=_KEPT_SAMPLES)
         self._day = self._today()
         self.stored_this_morning = self.stored_yesterday_morning = 0

@@ -30,5 +30,8 @@ class FakePeer:
     def notify(self, command: Command) -> None:
         self.notices.append(command)
 
+    async def request(self, command: Command, timeout: float) -> Command:
+        raise NotImplementedError
+
     def close(self) -> None:
         self.closed = True

@@ -1,0 +1,32 @@
+"""What several handlers for tools share: who may change things, and a topic's queues as tools name them."""
+
+from gateway.broker.state import Broker
+from gateway.routing import Refused
+from protocol.bodies import MessageQueue, TopicConfig
+from protocol.codes import ResponseCode
+from store.options import BrokerRole
+
+
+def refuse_on_slave(broker: Broker) -> None:
+    """A slave's topics and groups are its master's."""
+    if broker.store_options.broker_role is BrokerRole.SLAVE:
+        remark = (
+            "Can't modify topic or subscription group from slave broker, "
+            "please execute it from master broker."
+        )
+        raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+
+
+def known_topic(broker: Broker, topic: str) -> TopicConfig:
+    """The topic's settings; refuses an unknown one in the words that tools print."""
+    config = broker.topics.get(topic)
+    if config is None:
+        raise Refused(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist")
+    return config
+
+
+def queues_of(broker: Broker, config: TopicConfig) -> list[MessageQueue]:
+    """All queues of a topic that can be written or read."""
+    count = max(config.read_queue_nums, config.write_queue_nums)
+    name = broker.options.broker_name
+    return [MessageQueue(broker_name=name, queue_id=number, topic=config.topic_name) for number in range(count)]
