@@ -1,0 +1,113 @@
+"""What interop tests share: one cluster of the target and one JVM per client version and serialization, a session long.
+
+INTEROP_TARGET in the environment says who is tested: `ours` (default), or an official version such as
+`4.9.4`, by which the tests themselves are tested. Without a JDK or Maven everything here is skipped, with
+CI=true it fails.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import pytest
+
+from tests.interop import maven, raw
+from tests.interop.child import wait_until
+from tests.interop.driver import Driver, Producer
+from tests.interop.processes import OURS, Cluster
+
+CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
+SERIALIZATIONS: Final = ("JSON", "ROCKETMQ")
+
+MakeTopic = Callable[..., str]
+
+
+def give_up(reason: str) -> None:
+    """Skips, or fails where everything is required."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"required with CI=true: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def target() -> str:
+    """Who is tested: `ours` or an official version."""
+    return os.environ.get("INTEROP_TARGET", OURS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _official_parts(target: str) -> None:
+    """Fetches what most tests need, so that a missing tool or network shows as such and not as a failed
+    test.
+    """
+    missing = maven.missing_tools()
+    if missing is not None:
+        give_up(missing)
+    try:
+        for version in CLIENTS:
+            maven.jars("client", version)
+        if target != OURS:
+            maven.jars("server", target)
+    except maven.Unavailable as error:
+        give_up(str(error))
+
+
+@pytest.fixture(scope="session")
+def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
+    """A name server and a broker with default settings that every test may use and none may stop."""
+    with Cluster(target) as running:
+        running.add_namesrv()
+        running.add_broker()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def drivers(_official_parts: None) -> Iterator[Callable[[str, str], Driver]]:
+    """Gives the session's JVM for a version and serialization, starting it when it is first asked for."""
+    running: dict[tuple[str, str], Driver] = {}
+
+    def get(version: str, serialization: str = "JSON") -> Driver:
+        key = (version, serialization)
+        if key not in running:
+            running[key] = Driver(*key)
+        return running[key]
+
+    yield get
+    for driver in running.values():
+        driver.close()
+
+
+@pytest.fixture(
+    scope="session",
+    params=[(version, serialization) for version in CLIENTS for serialization in SERIALIZATIONS],
+    ids=lambda param: "-".join(param),
+)
+def client(request: pytest.FixtureRequest, drivers: Callable[[str, str], Driver]) -> Driver:
+    """Each official client in each header serialization."""
+    version, serialization = request.param
+    return drivers(version, serialization)
+
+
+@pytest.fixture
+def producer(client: Driver, cluster: Cluster) -> Iterator[Producer]:
+    """A producer of the client under test at the shared cluster."""
+    with client.producer(cluster.namesrv_addr) as started:
+        yield started
+
+
+def has_route(cluster: Cluster, topic: str) -> bool:
+    """Whether the first name server knows the topic."""
+    return cluster.namesrvs[0].call(raw.GET_ROUTEINFO_BY_TOPIC, {"topic": topic}).code == 0
+
+
+@pytest.fixture
+def make_topic(producer: Producer, cluster: Cluster) -> MakeTopic:
+    """Makes a new topic with that many queues, as the official client does it, and returns its name."""
+
+    def make(queues: int = 4) -> str:
+        topic = producer.driver.fresh("topic")
+        producer.create_topic(topic, queues)
+        wait_until(lambda: has_route(cluster, topic), f"the route of {topic}", 10)
+        return topic
+
+    return make
