@@ -25,12 +25,10 @@ def save_properties(path: Path, changes: Mapping[str, str]) -> None:
 
 def changed_text(text: str, changes: Mapping[str, str]) -> str:
     """The text of a .properties file with other values: the last line of a key is replaced, a new key is added."""
-    import javaproperties  # takes as long to import as all else that a start needs
-
     lines = _logical_lines(text)
     places = {match[1]: index for index, line in enumerate(lines) if (match := _KEY.match(line + "\n"))}
     for key, value in changes.items():
-        line = javaproperties.join_key_value(key, value, ensure_ascii=False) + "\n"
+        line = _line(key, value)
         if key in places:
             lines[places[key]] = line
         else:
@@ -38,6 +36,15 @@ def changed_text(text: str, changes: Mapping[str, str]) -> str:
                 lines[-1] += "\n"
             lines.append(line)
     return "".join(lines)
+
+
+def _line(key: str, value: str) -> str:
+    """`key=value` with as few backslashes as can be, because a person will read it: colons in addresses stay bare."""
+    import javaproperties  # takes as long to import as all else that a start needs
+
+    text = value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    blank = "\\" if text[:1].isspace() else ""
+    return f"{javaproperties.escape(key, ensure_ascii=False)}={blank}{text}\n"
 
 
 def _logical_lines(text: str) -> list[str]:

@@ -304,7 +304,8 @@ def get_kvlist_by_namespace(namesrv: Namesrv, call: Call[GetKvlistByNamespace]) 
 
 @routes.handle
 def get_namesrv_config(namesrv: Namesrv, call: Call[GetNamesrvConfig]) -> Reply:
-    return Reply(body=properties_text(namesrv_properties(namesrv.options)).encode())
+    settings = namesrv_properties(namesrv.options) | {"configStorePath": str(namesrv.config_file)}
+    return Reply(body=properties_text(settings).encode())
 
 
 @routes.handle
