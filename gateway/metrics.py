@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 import trio
 
 from gateway.broker.names import HALF_TOPIC, RETRY_PREFIX, SCHEDULE_TOPIC, SYSTEM_GROUP_PREFIX, is_system_topic
+from gateway.server import open_listeners
 from protocol.codes import RequestCode, ResponseCode
 
 if TYPE_CHECKING:
@@ -189,10 +190,16 @@ class Metrics:
         *,
         task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
     ) -> NoReturn:
-        """Answer http://host:port/metrics until cancelled. Raises OSError that names a taken port."""
+        """Answer http://host:port/metrics until cancelled. Raises OSError that names a taken port.
+
+        A server that must know about the port before it touches its disk opens the listeners itself and gives them to
+        `gateway.scrape.serve_metrics`.
+        """
         from gateway.scrape import serve_metrics
 
-        await serve_metrics(port, host, self.exposition, task_status=task_status)
+        listeners = await open_listeners(port, host)
+        task_status.started(listeners)
+        await serve_metrics(listeners, self.exposition)
 
     def _traffic(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 import trio
 
-from gateway.server import open_listeners
-
 if TYPE_CHECKING:
     import h11
 
@@ -32,15 +30,8 @@ INDEX = b'<!DOCTYPE html><title>PocketMQ</title><a href="/metrics">metrics</a>\n
 Exposition = Callable[[], AsyncIterator[bytes]]
 
 
-async def serve_metrics(
-    port: int,
-    host: str | None,
-    exposition: Exposition,
-    *,
-    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
-) -> NoReturn:
-    """Serve `exposition` at /metrics until cancelled. Raises OSError that names a taken port."""
-    listeners = await open_listeners(port, host)
+async def serve_metrics(listeners: list[trio.SocketListener], exposition: Exposition) -> NoReturn:
+    """Serve `exposition` at /metrics until cancelled."""
     connections = 0
 
     async def serve_one(stream: trio.abc.Stream) -> None:
@@ -53,7 +44,6 @@ async def serve_metrics(
         finally:
             connections -= 1
 
-    task_status.started(listeners)
     await trio.serve_listeners(serve_one, listeners)
 
 
