@@ -29,13 +29,15 @@ class Replica:
 
     __slots__ = ("acked", "broker_id", "counted", "host", "name", "sent")
 
-    def __init__(self, name: str, host: str, offset: int, broker_id: int | None = None) -> None:
+    def __init__(
+        self, name: str, host: str, offset: int, broker_id: int | None = None, *, counted: bool = True
+    ) -> None:
         self.name = name
         self.host = host
         self.broker_id = broker_id  # None: an official slave does not tell
         self.sent = offset
         self.acked = offset
-        self.counted = True
+        self.counted = counted  # from its next report on, if not at once
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} acked={self.acked} sent={self.sent}{'' if self.counted else ' not counted'}>"
@@ -116,7 +118,7 @@ class ReplicaProgress:
     # ---- what that means
 
     def in_reach(self, offset: int) -> bool:
-        """Whether enough slaves are connected and less than `reach_bytes` behind `offset` (SLAVE_NOT_AVAILABLE if not)."""
+        """Whether enough slaves are there and less than `reach_bytes` behind `offset`; if not: SLAVE_NOT_AVAILABLE."""
         return self._present >= 0 and offset - self._present < self._reach_bytes
 
 

@@ -1,0 +1,259 @@
+"""How a slave and its master find out that their logs are one log, before the HA link is opened.
+
+A PocketMQ master is asked with our own requests: it compares names, offsets and bytes, and says from where it will
+send. An official master does not know them; then its own answers are compared here: names and file size from its
+configuration, offsets from its runtime info, and the message at the place of our last one.
+
+A new slave that is to have the whole log of an official master needs a trick, because that master takes a reported
+offset 0 for "the last file": the slave reports the master's oldest offset; and if that is 0 it first fetches the one
+message there by its id, and reports where that ends.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+
+from gateway.client import CallFailed, RemotingClient
+from gateway.ha import history
+from gateway.ha.history import Holdings
+from gateway.ha.parts import LogStorage
+from protocol.bodies.routes import KVTable
+from protocol.codes import ResponseCode
+from protocol.command import Command
+from protocol.errors import RemoteProtocolError
+from protocol.header import Header
+from protocol.requests.queries import ViewMessageById
+from protocol.requests.replication import (
+    JoinReplication,
+    JoinReplicationReply,
+    QueryReplication,
+    QueryReplicationReply,
+)
+from protocol.requests.runtime import GetBrokerConfig, GetBrokerRuntimeInfo
+from store.errors import OffsetOutOfRange
+
+log = structlog.get_logger(__name__)
+
+CALL_SECONDS = 10.0
+MAX_CHECK_BYTES = 64 << 20  # as the master's bound
+STEP_BYTES = 64 << 10  # how exactly the place is found where two logs part
+
+MISSING = "no answer"
+
+
+class JoinRefused(Exception):
+    """This master cannot be followed; the text says why, and what to do."""
+
+
+class TryLater(Exception):
+    """The master did not say yes or no; the text says what happened."""
+
+
+class Plan(NamedTuple):
+    """A join that was agreed on."""
+
+    first_report: int
+    """What is sent first on the HA connection: a ticket, or an offset."""
+    begin_offset: int | None
+    """Where the first bytes belong; None: an official master chooses the file."""
+    own_make: bool
+
+
+class Joiner:
+    """Asks the master behind `client` on behalf of the slave that `storage` and the names belong to."""
+
+    def __init__(
+        self,
+        client: RemotingClient,
+        storage: LogStorage,
+        *,
+        cluster: str,
+        broker: str,
+        broker_id: int,
+        file_size: int,
+        whole_log: bool,
+    ) -> None:
+        self._client = client
+        self._storage = storage
+        self._cluster = cluster
+        self._broker = broker
+        self._broker_id = broker_id
+        self._file_size = file_size
+        self._whole_log = whole_log
+
+    def holdings(self) -> Holdings:
+        """Who this slave is and which part of the log it has."""
+        store = self._storage.store
+        return Holdings(self._cluster, self._broker, self._file_size, store.start_offset, store.end_offset)
+
+    async def join(self) -> Plan:
+        """Agrees with the master on where to go on; raises JoinRefused or TryLater."""
+        try:
+            answer = await self._ask(QueryReplication())
+            if answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED:
+                return await self._join_official()
+            return await self._join_own(answer)
+        except (CallFailed, RemoteProtocolError, OffsetOutOfRange) as error:
+            raise TryLater(str(error)) from None
+
+    async def _ask(self, header: Header) -> Command:
+        return await self._client.call(Command(header.code, header=header), CALL_SECONDS)
+
+    # ---- a master of our own make
+
+    async def _join_own(self, facts: Command) -> Plan:
+        if facts.code != ResponseCode.SUCCESS:
+            raise TryLater(facts.remark or MISSING)
+        master = _holdings(facts.typed_header(QueryReplicationReply))
+        ours = self.holdings()
+        check_from, checksum = await self._own_checksum(ours, master)
+        answer = await self._ask(
+            JoinReplication(
+                cluster_name=ours.cluster,
+                broker_name=ours.broker,
+                broker_id=self._broker_id,
+                file_size=ours.file_size,
+                start_offset=ours.start,
+                end_offset=ours.end,
+                check_offset=check_from,
+                checksum=checksum,
+                whole_log=self._whole_log,
+            )
+        )
+        if answer.code == ResponseCode.SYSTEM_BUSY:
+            raise TryLater(answer.remark or MISSING)
+        if answer.code != ResponseCode.SUCCESS:
+            reason = answer.remark or MISSING
+            if history.why_not(master, ours) is None:
+                reason = history.differs(ours.end, await self._parting(ours, master))
+            raise JoinRefused(reason)
+        reply = answer.typed_header(JoinReplicationReply)
+        if reply.ticket >= 0 or not self._fits(reply.begin_offset, ours):
+            raise TryLater(f"the master's answer makes no sense: {reply}")
+        return Plan(reply.ticket, reply.begin_offset, own_make=True)
+
+    def _fits(self, begin: int, ours: Holdings) -> bool:
+        return begin % self._file_size == 0 if ours.start == ours.end else begin == ours.end
+
+    async def _own_checksum(self, ours: Holdings, master: Holdings) -> tuple[int, int]:
+        """(from, CRC-32) of our last bytes that the master should have too."""
+        low = max(ours.start, master.start)
+        if low >= ours.end:
+            return ours.end, 0
+        return await self._storage.read_cold(partial(self._sum_window, low, ours.end))
+
+    def _sum_window(self, low: int, end: int) -> tuple[int, int]:
+        read = self._storage.store.read_raw
+        begin = max(history.window(low, end, read), end - MAX_CHECK_BYTES)
+        return begin, history.checksum(begin, end, read)
+
+    async def _parting(self, ours: Holdings, master: Holdings) -> int | None:
+        """About where the two logs part; None if that cannot be found out."""
+
+        async def same(begin: int, end: int) -> bool:
+            answer = await self._ask(QueryReplication(offset=begin, length=end - begin))
+            if answer.code != ResponseCode.SUCCESS:
+                raise CallFailed(answer.remark or MISSING)
+            checksum = await self._storage.read_cold(
+                partial(history.checksum, begin, end, self._storage.store.read_raw)
+            )
+            return checksum == answer.typed_header(QueryReplicationReply).checksum
+
+        try:
+            return await parting(max(ours.start, master.start), ours.end, same)
+        except (CallFailed, RemoteProtocolError, OffsetOutOfRange):
+            return None
+
+    # ---- an official master
+
+    async def _join_official(self) -> Plan:
+        ours = self.holdings()
+        master = await self._official_holdings()
+        if master is None:
+            self._not_compared("the master does not tell its offsets")
+            return Plan(ours.end, ours.end if ours.start < ours.end else None, own_make=False)
+        reason = history.why_not(master, ours)
+        if reason is not None:
+            raise JoinRefused(reason)
+        if ours.start < ours.end:
+            await self._compare_last_message(ours, master)
+            return Plan(ours.end, ours.end, own_make=False)
+        if not self._whole_log or master.start == master.end:
+            return Plan(0, None, own_make=False)
+        if master.start == 0:
+            await self._fetch_first_message()
+            end = self._storage.store.end_offset
+            return Plan(end, end, own_make=False)
+        return Plan(master.start, master.start, own_make=False)
+
+    async def _official_holdings(self) -> Holdings | None:
+        """What an official master tells of itself; None if it does not (ACL)."""
+        config = await self._ask(GetBrokerConfig())
+        runtime = await self._ask(GetBrokerRuntimeInfo())
+        if config.code != ResponseCode.SUCCESS or runtime.code != ResponseCode.SUCCESS:
+            return None
+        settings = dict(line.split("=", 1) for line in config.body.decode().splitlines() if "=" in line)
+        figures = KVTable.decode(runtime.body).table
+        try:
+            return Holdings(
+                settings["brokerClusterName"],
+                settings["brokerName"],
+                int(settings["mappedFileSizeCommitLog"]),
+                int(figures["commitLogMinOffset"]),
+                int(figures["commitLogMaxOffset"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
+    async def _compare_last_message(self, ours: Holdings, master: Holdings) -> None:
+        """Raises JoinRefused if the master has another message where we have our last one."""
+        low = max(ours.start, master.start)
+        if low >= ours.end:
+            return
+        begin, data = await self._storage.read_cold(partial(self._last_message, low, ours.end))
+        if begin is None:
+            self._not_compared("no message begins in both logs")
+            return
+        answer = await self._ask(ViewMessageById(offset=begin))
+        if answer.code == ResponseCode.NO_PERMISSION:
+            self._not_compared(answer.remark or MISSING)
+            return
+        # Our last message may be cut off where the last link broke.
+        common = min(len(data), len(answer.body))
+        if answer.code != ResponseCode.SUCCESS or not common or data[:common] != answer.body[:common]:
+            raise JoinRefused(history.differs(ours.end))
+
+    def _not_compared(self, reason: str) -> None:
+        log.warning("history_not_compared", master=self._client.address, reason=reason)
+
+    def _last_message(self, low: int, end: int) -> tuple[int | None, bytes]:
+        read = self._storage.store.read_raw
+        window = history.window(low, end, read)
+        data = history.read_range(window, end, read)
+        begin = history.last_message(data, window)
+        return begin, b"" if begin is None else data[begin - window :]
+
+    async def _fetch_first_message(self) -> None:
+        answer = await self._ask(ViewMessageById(offset=0))
+        if answer.code != ResponseCode.SUCCESS or history.last_message(answer.body, 0) != 0:
+            raise TryLater(f"the master does not give its first message: {answer.remark or MISSING}")
+        self._storage.append_raw(0, answer.body)
+
+
+async def parting(low: int, high: int, same: Callable[[int, int], Awaitable[bool]]) -> int:
+    """Up to where (rounded down to whole steps) two logs are equal in [low, high), given that they part only once."""
+    equal, differing = 0, -(-(high - low) // STEP_BYTES)  # numbers of blocks
+    while equal < differing:
+        middle = (equal + differing) // 2
+        begin = low + middle * STEP_BYTES
+        if await same(begin, min(begin + STEP_BYTES, high)):
+            equal = middle + 1
+        else:
+            differing = middle
+    return min(low + equal * STEP_BYTES, high)
+
+
+def _holdings(facts: QueryReplicationReply) -> Holdings:
+    return Holdings(facts.cluster_name, facts.broker_name, facts.file_size, facts.start_offset, facts.end_offset)

@@ -1,0 +1,224 @@
+"""The slave's side: finds its master, agrees on where to go on, and appends what the master sends.
+
+While linked, two tasks: the receiver appends every transfer at exactly the end of the own log, the reporter tells the
+master how far it is, at once when that moves and as a heartbeat else. With SYNC_FLUSH what is reported is on disk, with
+ASYNC_FLUSH it is in the log.
+
+Whatever ends a link leads back to the start: look where the master is, compare the logs, connect. The pause in between
+grows from RETRY_SECONDS to RETRY_LIMIT_SECONDS; a master that refuses this slave, or one that this slave must not
+follow, is asked again each REFUSED_SECONDS, and the reason is logged when it is new. Nothing is ever cut off the own
+log to make it fit.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import NoReturn
+
+import structlog
+import trio
+
+from gateway.client import RemotingClient, open_client, split_address
+from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater
+from gateway.ha.locator import MasterLocator, MasterPlace
+from gateway.ha.parts import LogStorage
+from protocol.errors import FrameError
+from protocol.ha import Transfer, TransferDecoder, encode_report
+from store.errors import StoreError, StorePoisoned
+from store.options import FlushDiskType, StoreOptions
+
+log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS = 5.0
+RETRY_SECONDS = 0.2
+RETRY_LIMIT_SECONDS = 1.0
+FAULT_SECONDS = 5.0
+REFUSED_SECONDS = 30.0
+READ_BYTES = 256 << 10
+
+OpenClient = Callable[[str], AbstractAsyncContextManager[RemotingClient]]
+OpenStream = Callable[[str], Awaitable[trio.abc.Stream]]
+
+
+class LinkFault(Exception):
+    """What the master sends does not fit; the text says what."""
+
+
+async def open_stream(address: str) -> trio.abc.Stream:
+    """A connection to `host:port`; raises OSError or ValueError."""
+    host, port = split_address(address)
+    with trio.move_on_after(CONNECT_SECONDS):
+        return await trio.open_tcp_stream(host, port)
+    raise OSError(f"{address} did not accept a connection within {CONNECT_SECONDS:g} s")
+
+
+class HaSlave:
+    """Keeps this broker's log equal to its master's."""
+
+    def __init__(
+        self,
+        storage: LogStorage,
+        options: StoreOptions,
+        locator: MasterLocator,
+        *,
+        cluster: str,
+        broker: str,
+        broker_id: int,
+        open_client: OpenClient = open_client,
+        open_stream: OpenStream = open_stream,
+    ) -> None:
+        self.locator = locator
+        self._storage = storage
+        self._options = options
+        self._open_client = open_client
+        self._open_stream = open_stream
+        self._identity = {"cluster": cluster, "broker": broker, "broker_id": broker_id}
+        self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        self._patience = options.ha_housekeeping_interval / 1000
+        self._heartbeat = options.ha_send_heartbeat_interval / 1000
+        self._last_said = ""
+
+    async def run(self) -> NoReturn:
+        """Follows the master, whoever and wherever it is, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.locator.search_forever)
+            pause = RETRY_SECONDS
+            while True:
+                place = await self.locator.known()
+                begun = trio.current_time()
+                pause = max(await self._attempt(place), min(pause * 2, RETRY_LIMIT_SECONDS))
+                if trio.current_time() - begun > self._patience:
+                    pause = RETRY_SECONDS
+                with trio.move_on_after(pause):
+                    await self.locator.moved_from(place)
+        raise AssertionError("only cancellation ends the loop")
+
+    async def _attempt(self, place: MasterPlace) -> float:
+        """One link from beginning to end; returns how many seconds to wait at least before the next."""
+        try:
+            plan = await self._join(place)
+            stream = await self._open_stream(place.ha_address)
+            try:
+                await self._follow(stream, plan, place)
+            finally:
+                self.locator.linked = False
+                await trio.aclose_forcefully(stream)
+        except JoinRefused as error:
+            self._say("error", "replication_refused", place, error)
+            return REFUSED_SECONDS
+        except (LinkFault, FrameError) as error:
+            self._say("error", "replication_fault", place, error)
+            return FAULT_SECONDS
+        except StorePoisoned as error:
+            self._say("error", "replication_ended", place, error)
+            await trio.sleep_forever()
+        except StoreError as error:
+            self._say("error", "replica_not_stored", place, error)
+            return FAULT_SECONDS
+        except trio.TooSlowError:
+            self._say("warning", "master_silent", place, f"nothing for {self._patience:g} s")
+        except (TryLater, OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._say("warning", "master_lost", place, error)
+        return RETRY_SECONDS
+
+    def _say(self, level: str, event: str, place: MasterPlace, reason: object) -> None:
+        """Logs it unless it is what was said last; numbers do not make it new."""
+        kind = re.sub(r"\d+", "", f"{event} {place} {reason}")
+        if kind != self._last_said:
+            self._last_said = kind
+            bound = log.bind(ha_address=place.ha_address, end_offset=self._storage.store.end_offset)
+            getattr(bound, level)(event, master=place.address, reason=str(reason))
+
+    # ---- joining
+
+    async def _join(self, place: MasterPlace) -> Plan:
+        if self._sync_flush and not await self._storage.flushed.wait_for(self._storage.store.end_offset):
+            raise StorePoisoned("a flush failed; what is on disk is unknown")
+        async with self._open_client(place.address) as client:
+            joiner = Joiner(
+                client,
+                self._storage,
+                file_size=self._options.mapped_file_size_commit_log,
+                whole_log=self._options.ha_sync_whole_log,
+                **self._identity,  # type: ignore[arg-type]
+            )
+            return await joiner.join()
+
+    # ---- the link
+
+    async def _follow(self, stream: trio.abc.Stream, plan: Plan, place: MasterPlace) -> None:
+        """Runs the link until it ends, which is always an error."""
+        await self._send(stream, plan.first_report)
+        failure: Exception | None = None
+
+        async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
+            nonlocal failure
+            try:
+                await part()
+            except (LinkFault, FrameError, StoreError, trio.TooSlowError, trio.BrokenResourceError) as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+
+        self.locator.linked = True
+        self._last_said = ""
+        log.info(
+            "linked_to_master",
+            master=place.address,
+            ha_address=place.ha_address,
+            offset=self._storage.store.end_offset,
+            master_is_pocketmq=plan.own_make,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_failure, partial(self._receive, stream, plan))
+            nursery.start_soon(until_failure, partial(self._report, stream, plan))
+        if failure is not None:
+            raise failure
+
+    async def _receive(self, stream: trio.abc.Stream, plan: Plan) -> NoReturn:
+        decoder = TransferDecoder()
+        patience = self._patience
+        with trio.fail_after(patience) as scope:
+            while True:
+                data = await stream.receive_some(READ_BYTES)
+                if not data:
+                    raise trio.BrokenResourceError("the master closed the connection")
+                scope.deadline = trio.current_time() + patience
+                transfers = decoder.receive(bytes(data))
+                if transfers:
+                    self._append(transfers, plan)
+        raise AssertionError("fail_after raises")
+
+    def _append(self, transfers: list[Transfer], plan: Plan) -> None:
+        """Appends what one read brought, as one piece; raises LinkFault before anything is written."""
+        begin = expected = self._expected(transfers[0], plan)
+        for transfer in transfers:
+            if transfer.offset != expected:
+                raise LinkFault(f"the master sends offset {transfer.offset}, this log ends at {expected}")
+            expected += len(transfer.data)
+        if expected > begin:
+            data = transfers[0].data if len(transfers) == 1 else b"".join([transfer.data for transfer in transfers])
+            self._storage.append_raw(begin, data)
+
+    def _expected(self, transfer: Transfer, plan: Plan) -> int:
+        store = self._storage.store
+        if store.start_offset != store.end_offset:
+            return store.end_offset
+        if plan.begin_offset is not None:
+            return plan.begin_offset
+        if transfer.offset % self._options.mapped_file_size_commit_log:
+            raise LinkFault(f"the master begins with offset {transfer.offset}, which is no file's begin")
+        return transfer.offset
+
+    async def _report(self, stream: trio.abc.Stream, plan: Plan) -> NoReturn:
+        mark = self._storage.flushed if self._sync_flush else self._storage.appended
+        reported = max(mark.offset, plan.begin_offset or 0)
+        while True:
+            with trio.move_on_after(self._heartbeat):
+                await mark.wait_past(reported)
+            reported = max(mark.offset, reported)
+            await self._send(stream, reported)
+
+    async def _send(self, stream: trio.abc.Stream, report: int) -> None:
+        with trio.fail_after(self._patience):
+            await stream.send_all(encode_report(report))
