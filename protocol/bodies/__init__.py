@@ -77,7 +77,6 @@ from protocol.bodies.runtime import (
     QueryConsumeQueueResponseBody,
 )
 from protocol.bodies.topics import (
-    NO_VERSION,
     DataVersion,
     GroupList,
     TopicConfig,
@@ -90,7 +89,6 @@ from protocol.bodies.topics import (
 )
 
 __all__ = [
-    "NO_VERSION",
     "AclConfig",
     "Body",
     "BrokerData",

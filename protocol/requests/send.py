@@ -6,7 +6,6 @@ the same attributes, so that a handler need not know which of them came in. Whet
 """
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
 
 from msgspec import field
 
@@ -69,7 +68,7 @@ class SendMessageV2(Header):
 
 @request(RequestCode.SEND_BATCH_MESSAGE, reply=SendMessageReply)
 class SendBatchMessage(SendMessageV2):
-    """A batch under short names; an early Go client wrote it under long ones, see `short_names`."""
+    """A batch under short names; an early Go client wrote it under long ones, see `batch_header`."""
 
 
 @request(RequestCode.SEND_REPLY_MESSAGE, reply=SendMessageReply)
@@ -133,22 +132,6 @@ class RecallMessage(Header):
     producer_group: str | None = None
 
 
-AnySendMessage: TypeAlias = SendMessage | SendMessageV2
-
-
-def _wire_names(cls: type[Header]) -> dict[str, str]:
-    return dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
-
-
-_V2_NAMES: Final = _wire_names(SendMessageV2)
-_SHORT_NAMES: Final = {long: _V2_NAMES[attribute] for attribute, long in _wire_names(SendMessage).items()}
-
-
-def short_names(fields: Mapping[str, str]) -> Mapping[str, str]:
-    """`fields` of a send as `SendMessageV2` reads them, whichever of the two forms they came in.
-
-    The official broker takes the form from the code; a Go client of 4.x sent SEND_BATCH_MESSAGE with long names.
-    """
-    if "a" in fields or "producerGroup" not in fields:
-        return fields
-    return {_SHORT_NAMES.get(name, name): text for name, text in fields.items()}
+def batch_header(fields: Mapping[str, str]) -> type[SendMessage] | type[SendBatchMessage]:
+    """Which header a SEND_BATCH_MESSAGE with these fields carries: a Go client of 4.x wrote the long names."""
+    return SendMessage if "producerGroup" in fields else SendBatchMessage
