@@ -115,7 +115,11 @@ class Server:
         """Carries out one request; what it is answered stands in the connection's `answers`."""
         texts = {key: str(value) for key, value in (fields or {}).items()}
         request = Command(code, 7, flag=flag, fields=texts, body=body, version=version)
-        (command,) = FrameDecoder().receive(encode(request))
+        self.run(encode(request), connection)
+
+    def run(self, frame: bytes, connection: FakeConnection | None = None) -> None:
+        """Carries out the request in one frame."""
+        (command,) = FrameDecoder().receive(frame)
         self.router.run(connection or self.connection, command)  # type: ignore[arg-type]
 
     def ask(self, code: int, fields: Mapping[str, object] | None = None, body: bytes = b"", **others: Any) -> Command:
