@@ -1,7 +1,7 @@
 """Consume queues: for each topic and queue id, which record of the commitlog has which queue offset.
 
-Owns: the state of every queue, the units that are not in files yet, and the queues' ends. Derived from the
-commitlog: everything here can be thrown away and put again.
+Owns: the set of queues and every change of one. All of it is derived from the commitlog: it can be thrown away and
+put again.
 
 How it works
 - ``put`` appends a 20-byte unit to the queue's tail in memory; readers see tail and files as one queue.
@@ -31,10 +31,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Literal, NamedTuple
 
-from store.files import FileSystem, OpenFile
+from store.files import FileSystem
+from store.queue import Boundary, ConsumeQueue
 from store.queuefiles import (
     BLANK_SIZE,
     BLANK_UNIT,
@@ -49,17 +49,16 @@ from store.queueload import (
     QueueExtent,
     QueueLoader,
     bisect,
-    is_unit,
     verify,
 )
+from store.queuewriter import QueueFlush, QueueWriter
 
-Unit = tuple[int, int, int]  # physical offset, size, tags code
-Boundary = Literal["NEAREST", "LOWER", "UPPER"]
+__all__ = ["Anomaly", "Boundary", "ConsumeQueue", "ConsumeQueues", "QueueDamage", "QueueFlush"]
+
 UnitCheck = Callable[[str, int, int, int, int], bool]
 
 _pack_unit = UNIT.pack
 _MAX_ANOMALIES = 1000
-_LEAST_FLUSH_BYTES = 2 * 4096
 
 
 class Anomaly(NamedTuple):
@@ -72,170 +71,6 @@ class Anomaly(NamedTuple):
     expected: int  # the queue's end at that moment
     physical_offset: int
     size: int
-
-
-class _Tail:
-    """Units from ``start`` (a unit number) on that are not in files yet."""
-
-    __slots__ = ("start", "units")
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.units = bytearray()
-
-
-class ConsumeQueue:
-    """One queue. Offsets are unit numbers: min_offset ≤ offset < max_offset. Made by ConsumeQueues only."""
-
-    __slots__ = ("_files", "max_offset", "max_physical_end", "min_offset", "queue_id", "tail", "topic")
-
-    def __init__(self, files: QueueFiles, topic: str, queue_id: int, extent: QueueExtent = EMPTY) -> None:
-        self._files = files
-        self.topic = topic
-        self.queue_id = queue_id
-        self.min_offset, self.max_offset, self.max_physical_end = extent
-        self.tail: _Tail | None = None
-
-    def __repr__(self) -> str:
-        return f"<ConsumeQueue {self.topic}-{self.queue_id} {self.min_offset}..{self.max_offset}>"
-
-    @property
-    def name(self) -> tuple[str, int]:
-        return self.topic, self.queue_id
-
-    def raw(self, offset: int, count: int, *, nowait: bool = False) -> bytes:
-        """Up to ``count`` whole units from ``offset`` as bytes; fewer at the end, none outside the queue.
-
-        Any thread. ``nowait``: ColdRead instead of waiting for the disk. StoreError if reading fails.
-        """
-        count = min(count, self.max_offset - offset)  # taken before the tail: what leaves a tail is in files by then
-        tail = self.tail
-        if count <= 0 or offset < 0:
-            return b""
-        if tail is None:
-            data = self._files.read(self.topic, self.queue_id, offset * UNIT_SIZE, count * UNIT_SIZE, nowait=nowait)
-            return data if len(data) % UNIT_SIZE == 0 else data[: -(len(data) % UNIT_SIZE)]
-        begin = (offset - tail.start) * UNIT_SIZE
-        if begin >= 0:
-            # Sliced, never viewed: a bytearray with a view on it cannot grow, and put must not fail.
-            return bytes(tail.units[begin : begin + count * UNIT_SIZE])
-        in_files = min(-begin, count * UNIT_SIZE)
-        data = self._files.read(self.topic, self.queue_id, offset * UNIT_SIZE, in_files, nowait=nowait)
-        if len(data) < in_files:
-            return data[: len(data) - len(data) % UNIT_SIZE]
-        return data + tail.units[: count * UNIT_SIZE - in_files]
-
-    def slice(self, offset: int, count: int, *, nowait: bool = False) -> list[Unit]:
-        """As ``raw``, unpacked. A unit (0, BLANK_SIZE, 0) stands for no message: skip it."""
-        return list(UNIT.iter_unpack(self.raw(offset, count, nowait=nowait)))
-
-    def unit(self, offset: int) -> Unit | None:
-        """One unit; None outside the queue, where the file is missing, and for a place that was never written."""
-        data = self.raw(offset, 1)
-        return UNIT.unpack(data) if is_unit(data) else None
-
-    def correct_min(self, commitlog_min: int) -> int:
-        """Move ``min_offset`` up to the first unit that still has its record; returns it.
-
-        As in 5.x it becomes ``max_offset`` when no record is left (4.9.4 leaves it behind then, and a consumer
-        would walk through units of deleted records).
-        """
-        first = self.unit(self.min_offset)
-        if first is None or first[0] < commitlog_min or first[1] == BLANK_SIZE:
-            self.min_offset = self._first_at(commitlog_min)
-        return self.min_offset
-
-    def _first_at(self, physical_offset: int) -> int:
-        """The first unit whose record begins at or behind the offset; ``max_offset`` if there is none."""
-        low, high = self.min_offset, self.max_offset
-        while low < high:
-            middle = (low + high) // 2
-            at = self._after_blanks(middle, high)
-            unit = self.unit(at) if at < high else None
-            if unit is not None and unit[0] < physical_offset:
-                low = at + 1
-            else:
-                high = middle
-        return self._after_blanks(low, self.max_offset)
-
-    def _after_blanks(self, offset: int, end: int) -> int:
-        while offset < end:
-            units = self.slice(offset, min(1024, end - offset))
-            for unit in units:
-                if unit[1] != BLANK_SIZE:
-                    return offset
-                offset += 1
-            if not units:
-                return offset
-        return offset
-
-    def offset_by_time(
-        self,
-        timestamp: int,
-        store_time_of: Callable[[int, int], int],
-        boundary: Boundary = "NEAREST",
-    ) -> int:
-        """Queue offset for a store time in ms, by binary search.
-
-        ``store_time_of(physical_offset, size)`` gives a record's store time, negative if it is unreadable; the
-        answer is 0 then, as the official broker answers. NEAREST is what 4.x does: an exact hit, else the nearer
-        neighbour, ties to the left. LOWER and UPPER are 5.x's boundaryType: first unit at or after the time
-        (``max_offset`` if all are older), and last unit at or before it (``min_offset`` if all are newer).
-        The official broker first picks a file by modification time; this looks at store times only, so a
-        copied directory gives the same answers.
-        """
-        low, high = self.min_offset, self.max_offset - 1
-        left = right = -1
-        left_time = right_time = -1
-        while low <= high:
-            middle = (low + high) // 2
-            unit = self.unit(middle)
-            time = -1 if unit is None else store_time_of(unit[0], unit[1])
-            if time < 0:
-                return 0
-            if time == timestamp and boundary == "NEAREST":
-                return middle
-            if time > timestamp or (time == timestamp and boundary == "LOWER"):
-                high, right, right_time = middle - 1, middle, time
-            else:
-                low, left, left_time = middle + 1, middle, time
-        if boundary == "LOWER":
-            return right if right >= 0 else self.max_offset
-        if boundary == "UPPER":
-            return left if left >= 0 else self.min_offset
-        if left < 0 or right < 0:
-            return max(left, right, self.min_offset)
-        return right if timestamp - left_time > right_time - timestamp else left
-
-
-class QueueFlush:
-    """Files to be made safe. ``run`` belongs into a thread; then ``ConsumeQueues.end_flush``."""
-
-    __slots__ = ("_directories", "_files", "_fs", "queues")
-
-    def __init__(
-        self,
-        fs: FileSystem,
-        queues: dict[ConsumeQueue, int],
-        files: dict[str, OpenFile],
-        directories: set[str],
-    ) -> None:
-        self._fs = fs
-        self.queues = queues
-        self._files = files
-        self._directories = directories
-
-    def run(self) -> None:
-        """fdatasync each file, and the directories of files that were made. StoreError with the name."""
-        path = ""
-        try:
-            for path in self._files:
-                self._fs.fdatasync(self._files[path].fd)
-            for path in sorted(self._directories, key=len, reverse=True):
-                with suppress(FileNotFoundError):  # the topic was deleted meanwhile
-                    self._fs.sync_directory(path)
-        except OSError as error:
-            raise store_error(error, path, "flush") from error
 
 
 class ConsumeQueues:
@@ -254,14 +89,9 @@ class ConsumeQueues:
         """``unit_is_true(topic, queue_id, queue_offset, physical_offset, size)``: does the log say so?"""
         self._files = QueueFiles(os.fspath(root), file_size, fs, max_open_files)
         self._queues: dict[tuple[str, int], ConsumeQueue] = {}
-        self._tails: dict[ConsumeQueue, None] = {}  # queues with a tail, oldest tail first
-        # First physical offset of each queue that is not safe on disk: waiting, and inside a running flush.
-        self._dirty: dict[ConsumeQueue, int] = {}
-        self._in_flight: dict[ConsumeQueue, int] = {}
-        self._also_flush: set[str] = set()  # files with unsafe bytes that are not the last of their queue
+        self._writer = QueueWriter(self._files)
         self._unit_is_true = unit_is_true
         self.max_pending_bytes = max_pending_bytes
-        self.pending_bytes = 0
         self.damages: list[QueueDamage] = []
         self.anomalies: list[Anomaly] = []
         self.anomaly_count = 0
@@ -347,7 +177,7 @@ class ConsumeQueues:
         units += _pack_unit(physical_offset, size, tags_code)
         queue.max_offset = queue_offset + 1
         queue.max_physical_end = physical_offset + size
-        self.pending_bytes += UNIT_SIZE
+        self._writer.pending_bytes += UNIT_SIZE
 
     def _put_slowly(
         self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
@@ -365,19 +195,8 @@ class ConsumeQueues:
             return
         if queue_offset > queue.max_offset and not self._reach(queue, queue_offset, physical_offset, size):
             return
-        self._append(queue, _pack_unit(physical_offset, size, tags_code), physical_offset)
+        self._writer.append(queue, _pack_unit(physical_offset, size, tags_code), physical_offset)
         queue.max_physical_end = physical_offset + size
-
-    def _append(self, queue: ConsumeQueue, units: bytes, physical_offset: int) -> None:
-        tail = queue.tail
-        if tail is None:
-            tail = _Tail(queue.max_offset)
-            queue.tail = tail
-            self._tails[queue] = None
-            self._dirty.setdefault(queue, physical_offset)
-        tail.units += units
-        queue.max_offset += len(units) // UNIT_SIZE
-        self.pending_bytes += len(units)
 
     def _replaces(
         self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int, tags_code: int
@@ -406,7 +225,7 @@ class ConsumeQueues:
             return False
         if queue.min_offset == queue.max_offset:
             # Nothing to lose: begin here. Blanks in front are written with the first unit.
-            self._forget(queue)
+            self._writer.forget(queue)
             if queue.max_offset or self._files.bases(queue.topic, queue.queue_id):
                 self._files.remove_queue(queue.topic, queue.queue_id)
             queue.min_offset = queue.max_offset = queue_offset
@@ -415,7 +234,7 @@ class ConsumeQueues:
             self._note("implausible", queue, queue_offset, physical_offset, size)
             return False
         self._note("gap", queue, queue_offset, physical_offset, size)
-        self._append(queue, BLANK_UNIT * gap, physical_offset)
+        self._writer.append(queue, BLANK_UNIT * gap, physical_offset)
         return True
 
     def _note(
@@ -434,17 +253,7 @@ class ConsumeQueues:
 
     def mend(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int, tags_code: int) -> None:
         """Overwrite one unit inside the queue (a blank whose record was found after all)."""
-        unit = _pack_unit(physical_offset, size, tags_code)
-        tail = queue.tail
-        if tail is not None and queue_offset >= tail.start:
-            at = (queue_offset - tail.start) * UNIT_SIZE
-            tail.units[at : at + UNIT_SIZE] = unit
-        else:
-            position = queue_offset * UNIT_SIZE
-            self._files.write(queue.topic, queue.queue_id, position, unit)
-            base = self._files.base_of(position)
-            self._also_flush.add(self._files.path(queue.topic, queue.queue_id, base))
-        self._dirty[queue] = min(self._dirty.get(queue, physical_offset), physical_offset)
+        self._writer.overwrite(queue, queue_offset, _pack_unit(physical_offset, size, tags_code), physical_offset)
 
     # Cutting and removing
 
@@ -453,23 +262,12 @@ class ConsumeQueues:
 
         Also brings the last file to its right size. The queue is empty afterwards if offset ≤ min_offset.
         """
-        tail = queue.tail
-        if tail is not None:
-            keep = max(0, (offset - tail.start) * UNIT_SIZE)
-            self.pending_bytes -= len(tail.units) - min(keep, len(tail.units))
-            del tail.units[keep:]
-            if not tail.units:
-                queue.tail = None
-                del self._tails[queue]
-        if queue.tail is None:
-            changed = self._files.cut(queue.topic, queue.queue_id, offset * UNIT_SIZE)
-            if changed is not None:
-                self._also_flush.add(changed)
+        self._writer.cut(queue, offset)
         queue.max_offset = min(queue.max_offset, offset)
         queue.min_offset = min(queue.min_offset, queue.max_offset)
         last = queue.unit(queue.max_offset - 1) if queue.max_offset > queue.min_offset else None
         queue.max_physical_end = 0 if last is None or last[1] == BLANK_SIZE else last[0] + last[1]
-        self._dirty[queue] = min(self._dirty.get(queue, queue.max_physical_end), queue.max_physical_end)
+        self._writer.mark_cut(queue)
 
     def truncate_from_physical(self, limit: int, *, mend_tails: bool = False) -> int:
         """Cut every queue at its first unit whose record begins at or above ``limit``; returns how many were cut.
@@ -524,18 +322,10 @@ class ConsumeQueues:
         """Delete the queue's files and begin it anew, empty; the next put decides where it begins."""
         queue = self.queue(topic, queue_id, create=True)
         assert queue is not None
-        self._forget(queue)
+        self._writer.forget(queue)
         self._files.remove_queue(topic, queue_id)
         queue.min_offset = queue.max_offset = queue.max_physical_end = 0
         return queue
-
-    def _forget(self, queue: ConsumeQueue) -> None:
-        if queue.tail is not None:
-            self.pending_bytes -= len(queue.tail.units)
-            queue.tail = None
-            del self._tails[queue]
-        self._dirty.pop(queue, None)
-        self._in_flight.pop(queue, None)
 
     def delete(self, topic: str) -> int:
         """Delete all queues of a topic with their files; returns how many there were."""
@@ -545,7 +335,7 @@ class ConsumeQueues:
         return len(doomed)
 
     def delete_queue(self, queue: ConsumeQueue) -> None:
-        self._forget(queue)
+        self._writer.forget(queue)
         self._files.remove_queue(queue.topic, queue.queue_id)
         self._queues.pop(queue.name, None)
 
@@ -569,38 +359,26 @@ class ConsumeQueues:
     # Writing and flushing
 
     @property
-    def over_limit(self) -> bool:
-        """Tails take twice what they may, because writing them fails: take no more messages."""
-        return self.pending_bytes > 2 * self.max_pending_bytes
+    def pending_bytes(self) -> int:
+        """Size of all tails."""
+        return self._writer.pending_bytes
 
     @property
     def wants_write(self) -> bool:
         """Tails have reached their bound: call ``write_pending`` after this batch."""
-        return self.pending_bytes >= self.max_pending_bytes
+        return self._writer.pending_bytes >= self.max_pending_bytes
+
+    @property
+    def over_limit(self) -> bool:
+        """Tails take twice what they may, because writing them fails: take no more messages."""
+        return self._writer.pending_bytes > 2 * self.max_pending_bytes
 
     def write_pending(self, limit: int = 64) -> int:
         """Write up to ``limit`` tails to files, oldest first, not flushed; returns how many were written.
 
         StoreFull or StoreError with the file named; the units stay in memory then.
         """
-        written = 0
-        while written < limit and self._tails:
-            self._write_tail(next(iter(self._tails)))
-            written += 1
-        return written
-
-    def _write_tail(self, queue: ConsumeQueue) -> None:
-        tail = queue.tail
-        if tail is None:
-            return
-        position = tail.start * UNIT_SIZE
-        self._files.write(queue.topic, queue.queue_id, position, tail.units)
-        end = position + len(tail.units)
-        for base in range(self._files.base_of(position), self._files.base_of(end - 1), self._files.file_size):
-            self._also_flush.add(self._files.path(queue.topic, queue.queue_id, base))
-        self.pending_bytes -= len(tail.units)
-        queue.tail = None
-        del self._tails[queue]
+        return self._writer.write_oldest(limit)
 
     def begin_flush(self, below: int | None = None, limit: int = 128) -> QueueFlush | None:
         """Write the tails of up to ``limit`` queues and say which files to sync; None: nothing to do.
@@ -609,48 +387,11 @@ class ConsumeQueues:
         With it: every queue with unsafe units of records below that offset, the official rhythm of each minute;
         pass the end of what has been put when the round begins. Call again until None; one flush at a time.
         """
-        assert not self._in_flight, "one flush at a time"
-        chosen: list[ConsumeQueue] = []
-        for queue, unsafe_from in self._dirty.items():
-            tail = queue.tail
-            if unsafe_from < below if below is not None else tail is not None and len(tail.units) >= _LEAST_FLUSH_BYTES:
-                chosen.append(queue)
-                if len(chosen) == limit:
-                    break
-        if not chosen and (below is None or not (self._also_flush or self._files.made_directories)):
-            return None
-        for queue in chosen:
-            self._write_tail(queue)
-        files = self._open_for_flush(chosen)
-        self._in_flight = {queue: self._dirty.pop(queue) for queue in chosen}
-        job = QueueFlush(self._files.fs, self._in_flight, files, self._files.made_directories)
-        self._files.made_directories = set()
-        self._also_flush = set()
-        return job
-
-    def _open_for_flush(self, queues: list[ConsumeQueue]) -> dict[str, OpenFile]:
-        paths = self._also_flush | {
-            self._files.path(
-                queue.topic,
-                queue.queue_id,
-                self._files.base_of(max(0, queue.max_offset * UNIT_SIZE - 1)),
-            )
-            for queue in queues
-        }
-        files: dict[str, OpenFile] = {}
-        for path in paths:
-            try:
-                files[path] = self._files.open.get(path)
-            except FileNotFoundError:
-                continue  # a queue without units, or deleted since
-            except OSError as error:
-                raise store_error(error, path, "open") from error
-        return files
+        return self._writer.begin_flush(below, limit)
 
     def end_flush(self, job: QueueFlush) -> None:
         """The job's ``run`` came back without an error. After an error do not call this: the store is poisoned."""
-        assert job.queues is self._in_flight
-        self._in_flight = {}
+        self._writer.end_flush(job)
 
     def flush(self) -> None:
         """Make everything safe, in place: for a clean stop and for recovery."""
@@ -660,7 +401,7 @@ class ConsumeQueues:
 
     def safe_physical_offset(self, dispatched: int) -> int:
         """All units of records below the answer are on disk. ``dispatched``: end of what has been put so far."""
-        return min((dispatched, *self._dirty.values(), *self._in_flight.values()))
+        return self._writer.safe_physical_offset(dispatched)
 
     def close(self) -> None:
         """Let go of descriptors. ``flush`` first, or the tails are lost (and derived again)."""

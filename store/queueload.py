@@ -27,8 +27,8 @@ from store.queuefiles import (
     store_error,
 )
 
-_ZERO_UNIT = bytes(UNIT_SIZE)
-_FIRST_READ = 4096 // UNIT_SIZE * UNIT_SIZE  # most queues of many are short: one read finds their end
+_PAGE_UNITS = 4096 // UNIT_SIZE
+_PAGE_SIZE = _PAGE_UNITS * UNIT_SIZE
 _LAST_UNITS = 4  # units in front of the end that are compared with each other
 
 
@@ -73,56 +73,65 @@ def bisect(low: int, high: int, true_at: Callable[[int], bool]) -> int:
 
 
 class _OneFile:
-    """The units of one open file."""
+    """The units of one open file, read page by page."""
 
-    __slots__ = ("_fd", "_files", "_head", "path", "seen", "size")
+    __slots__ = ("_fd", "_files", "_page", "_page_units", "path", "seen", "size")
 
     def __init__(self, files: QueueFiles, path: str) -> None:
         self._files = files
         self.path = path
         self._fd = files.fs.open(path, readonly=True)
+        self._page = -1
+        self._page_units = b""
+        self.seen: list[tuple[int, int]] = []  # (unit, physical offset) of the units looked at
         try:
             self.size = files.fs.size(self._fd)
-            self._head = files.fs.pread(self._fd, _FIRST_READ, 0)
         except OSError:
             self.close()
             raise
-        self.seen: list[tuple[int, int]] = []  # (unit, physical offset) of the units looked at
 
     def close(self) -> None:
         self._files.fs.close(self._fd)
 
-    def units(self, index: int, count: int = 1) -> bytes:
-        begin, end = index * UNIT_SIZE, (index + count) * UNIT_SIZE
-        if end <= len(self._head):
-            return self._head[begin:end]
-        return self._files.fs.pread(self._fd, end - begin, begin)
+    def unit(self, index: int) -> bytes:
+        """Bytes of one unit; fewer behind the file's end."""
+        page, inside = divmod(index, _PAGE_UNITS)
+        if page != self._page:
+            self._page_units = self._files.fs.pread(self._fd, _PAGE_SIZE, page * _PAGE_SIZE)
+            self._page = page
+        return self._page_units[inside * UNIT_SIZE : (inside + 1) * UNIT_SIZE]
 
     def has_unit(self, index: int) -> bool:
-        data = self.units(index)
-        if not is_unit(data):
+        data = self.unit(index)
+        if len(data) < UNIT_SIZE:
             return False
         physical, size, _ = UNIT.unpack(data)
+        if physical < 0 or size <= 0:
+            return False
         if size != BLANK_SIZE:
             self.seen.append((index, physical))
         return True
 
     def end(self) -> int:
         """Number of units up to the first place without one, trailing blanks left out."""
-        in_head = len(self._head) // UNIT_SIZE
-        if in_head and self.has_unit(in_head - 1):
-            found = bisect(in_head, self._files.file_size // UNIT_SIZE, self.has_unit)
-        else:
-            found = bisect(0, in_head, self.has_unit)
-        while found and self.units(found - 1) == BLANK_UNIT:
+        capacity = self._files.file_size // UNIT_SIZE
+        pages = 1  # pages that are full; doubled first, because most queues of many are short
+        while pages * _PAGE_UNITS <= capacity and self.has_unit(pages * _PAGE_UNITS - 1):
+            pages *= 2
+        page = bisect(
+            pages // 2, min(pages, capacity // _PAGE_UNITS), lambda at: self.has_unit((at + 1) * _PAGE_UNITS - 1)
+        )
+        first = page * _PAGE_UNITS
+        found = bisect(first, min(first + _PAGE_UNITS, capacity), self.has_unit)
+        while found and self.unit(found - 1) == BLANK_UNIT:
             found -= 1
         return found
 
     def blanks(self, end: int) -> int:
         """Number of blank units that the file begins with."""
-        if self.units(0) != BLANK_UNIT:
+        if self.unit(0) != BLANK_UNIT:
             return 0
-        return bisect(0, end, lambda index: self.units(index) == BLANK_UNIT)
+        return bisect(0, end, lambda index: self.unit(index) == BLANK_UNIT)
 
     def complaint(self, end: int) -> tuple[int, str] | None:
         """(byte, reason) if what was seen around the end cannot be right."""
@@ -135,13 +144,13 @@ class _OneFile:
             if physical <= last:
                 return index * UNIT_SIZE, "the commitlog offset does not rise"
             last = physical
-        rest = self.units(end)
-        if any(rest) and rest[:UNIT_SIZE] != BLANK_UNIT:
+        rest = self.unit(end)
+        if any(rest) and rest != BLANK_UNIT:
             return end * UNIT_SIZE, "neither a unit nor empty"
         if end == 0:
             step = 1
             while step * UNIT_SIZE < self.size:
-                if any(self.units(step)):
+                if any(self.unit(step)):
                     return 0, "empty in front of units"
                 step *= 2
         return None
@@ -221,10 +230,10 @@ class QueueLoader:
                 self._complain(topic, queue_id, file.path, *wrong)
             if not end:
                 return 0, 0, 0
-            physical, size, _ = UNIT.unpack(file.units(end - 1))
+            physical, size, _ = UNIT.unpack(file.unit(end - 1))
             first = file.blanks(end)
-            if UNIT.unpack(file.units(first))[0] < commitlog_min:
-                first = bisect(first, end, lambda at: UNIT.unpack(file.units(at))[0] < commitlog_min)
+            if UNIT.unpack(file.unit(first))[0] < commitlog_min:
+                first = bisect(first, end, lambda at: UNIT.unpack(file.unit(at))[0] < commitlog_min)
             return end, physical + size, first
         finally:
             file.close()

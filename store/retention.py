@@ -18,8 +18,8 @@ from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from store.consumequeue import ConsumeQueue
 from store.options import StoreOptions
+from store.queue import ConsumeQueue
 
 FORCED_PERCENT: Final = 85
 FULL_PERCENT: Final = 90
