@@ -216,23 +216,25 @@ class Dispatcher:
             self._last_timestamp = records[-1].store_timestamp
         progress = scanner.offset > self.dispatched_offset
         self.dispatched_offset = scanner.offset
-        if scanner.stop is not None and scanner.stop.reason is not None:
+        if scanner.stop is not None and (
+            scanner.stop.reason is not None or not (records or self._read(scanner.offset, 1))
+        ):
             good = find_record(self._read, self._file_size, scanner.offset + 1, until)
             self.damaged(scanner.stop, good)
-            if good is not None:
+            if good is not None and good > self.dispatched_offset:
                 self.dispatched_offset = good
                 return True
         return progress
 
-    def put_record(self, record: Record) -> Entry:
-        """Put one record that was read from the log; returns its entry."""
+    def put_record(self, record: Record, *, queues: bool = True) -> Entry:
+        """Put one record that was read from the log, into the index only if so asked; returns its entry."""
         topic = self._topics.get(record.topic)
         if topic is None:
             if len(self._topics) >= MAX_HELD:
                 self._topics.clear()
             topic = self._topics[record.topic] = record.topic.decode("utf-8", "replace")
         entry = derive(record, topic, self._delays)
-        self.put((entry,), record.store_timestamp)
+        self.put((entry if queues else (*entry[:2], -1, *entry[3:]),), record.store_timestamp)
         return entry
 
     def restart_at(self, mark: Mark) -> None:

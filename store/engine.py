@@ -27,11 +27,13 @@ from store.errors import ColdRead, StoreDamaged, StoreError
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
 from store.index import KeyIndex
+from store.manifest import load as load_manifest
 from store.options import BrokerRole, FlushDiskType, StoreOptions
 from store.queue import Boundary
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
-from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect
+from store.rebuild import Derived
+from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect, report
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep
 
@@ -73,6 +75,7 @@ class MessageStore:
         self.damaged_reads = 0
         self._damaged_places: set[int] = set()
         self._last_timestamp = verdict.last_timestamp
+        self._floors: dict[tuple[str, int], int] = {}
         self._queues = ConsumeQueues(f"{self._root}/consumequeue", options.mapped_file_size_consume_queue, fs)
         self._index = None
         if options.message_index_enable:
@@ -83,7 +86,7 @@ class MessageStore:
             options.store_path_commit_log,
             options.mapped_file_size_commit_log,
             fs,
-            first_queue_offset=self.max_offset,
+            first_queue_offset=self._first_queue_offset,
         )
         self._log.load(verdict.bases, verdict.end)
         self._flusher = Flusher(self._log, fs, verdict.end)
@@ -95,16 +98,17 @@ class MessageStore:
             self._log.file_size,
         )
         self._dispatcher.damaged = self._note_damaged_stop
+        self._queue_file_units = options.mapped_file_size_consume_queue // UNIT_SIZE
         self._reader = Reader(
             self._log,
             self._queues,
-            options.mapped_file_size_consume_queue // UNIT_SIZE,
+            self._queue_file_units,
             Limits(options, fs.physical_memory()),
             self._note_damaged,
         )
         checkpoint = CheckpointFile(f"{self._root}/checkpoint", fs)
         self._upkeep = Upkeep(
-            options, self._log, self._queues, self._index, self._flusher, self._dispatcher, checkpoint
+            options, self._log, self._queues, self._index, self._flusher, self._dispatcher, checkpoint, fs
         )
 
     # --- open and close ------------------------------------------------------------------------------
@@ -154,32 +158,32 @@ class MessageStore:
         checkpoint = CheckpointFile(f"{root}/checkpoint", fs).read(now_ms())
         files = LogFiles(options.store_path_commit_log, options.mapped_file_size_commit_log, fs)
         verdict = inspect(files, checkpoint, aborted=aborted, check_crc=options.check_crc_on_recover, progress=progress)
+        store = cls(options, fs, lock, now_ms, verdict)
+        derived = store._derived(progress)
+        derived_verdict = derived.judge(load_manifest(root, fs))
+        report(verdict, aborted)
+        fs.makedirs(options.store_path_commit_log)
         if not aborted:
             fs.close(fs.open(abort, create=True))
             fs.sync_directory(root)
-        fs.makedirs(options.store_path_commit_log)
         apply(verdict, files, root, now_ms())
-        store = cls(options, fs, lock, now_ms, verdict)
-        store._load_derived(progress)
+        derived.mend(derived_verdict)
+        store._upkeep.floors = store._floors = derived.floors
         return store
 
-    def _load_derived(self, progress: Progress) -> None:
-        verdict = self.verdict
-        log_begin = self._log.start_offset
-        begin = max(min(verdict.begin, verdict.end), log_begin)
-        self._queues.load(log_begin)
-        self._queues.truncate_from_physical(verdict.end if verdict.clean else begin, mend_tails=not verdict.clean)
-        if self._index is not None:
-            self._index.load()
-            self._index.recover(verdict.end, None if verdict.clean else begin)
-        self._dispatcher.restart_at(Mark(max(begin, log_begin), verdict.last_record, verdict.last_timestamp))
-        self._dispatch_all(progress)
-
-    def _dispatch_all(self, progress: Progress) -> None:
-        begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
-        while self._dispatcher.step(4096, end):
-            progress("dispatching", self._dispatcher.dispatched_offset - begin, end - begin)
-            self._write_pending()
+    def _derived(self, progress: Progress) -> Derived:
+        return Derived(
+            self._root,
+            self._fs,
+            self.verdict,
+            self._log,
+            self._queues,
+            self._index,
+            self._dispatcher,
+            progress,
+            self._queue_file_units,
+            lambda begin, end, reason: self._note_damaged(begin, reason),
+        )
 
     def _write_pending(self) -> None:
         """Move units and entries from memory to files when they have reached their bound."""
@@ -195,7 +199,8 @@ class MessageStore:
                 job = self.flush_begin()
                 job.run()
                 self.flush_done(job)
-                self._dispatch_all(lambda what, done, total: None)
+                while self._dispatcher.step(4096, self._log.end_offset):
+                    self._write_pending()
                 self._upkeep.close()
                 self._log.close()
                 self._fs.unlink(f"{self._root}/abort")
@@ -335,6 +340,10 @@ class MessageStore:
         queue = self._queues.queue(topic, queue_id)
         return 0 if queue is None else queue.max_offset
 
+    def _first_queue_offset(self, topic: str, queue_id: int) -> int:
+        """Where numbering goes on in a queue that was not written to since the start."""
+        return max(self.max_offset(topic, queue_id), self._floors.get((topic, queue_id), 0))
+
     def queues(self) -> Iterable[tuple[str, int]]:
         return [queue.name for queue in self._queues]
 
@@ -367,7 +376,12 @@ class MessageStore:
     def delete_queues(self, topic: str) -> int:
         """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were."""
         self._log.forget_topic(topic)
-        return self._queues.delete(topic)
+        for name in [name for name in self._floors if name[0] == topic]:
+            del self._floors[name]
+        count = self._queues.delete(topic)
+        if count:
+            self._upkeep.forget_queues()
+        return count
 
     # --- offsets -------------------------------------------------------------------------------------
 

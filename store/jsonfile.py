@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import structlog
 
@@ -24,8 +24,14 @@ _FILES = FileSystem()
 _READ_STEP = 1 << 20
 
 
-def load_json(path: StrPath, decode: Callable[[bytes], T] = bytes, *, fs: FileSystem = _FILES) -> T | None:  # type: ignore[assignment]
-    """The decoded file, or its ``.bak`` if it is missing, empty or does not decode; None if neither is good.
+@overload
+def load_json(path: StrPath, *, fs: FileSystem = ...) -> bytes | None: ...
+@overload
+def load_json(path: StrPath, decode: Callable[[bytes], T], *, fs: FileSystem = ...) -> T | None: ...
+def load_json(
+    path: StrPath, decode: Callable[[bytes], T] | None = None, *, fs: FileSystem = _FILES
+) -> T | bytes | None:
+    """The file (decoded, if asked), or its ``.bak`` if it is missing, empty or damaged; None if neither is good.
 
     ``decode`` tells by ValueError or ProtocolError that a text is damaged. A damaged file is kept beside as
     ``.damaged``, because the next save would take its place. OSError if a file cannot be read.
@@ -38,7 +44,7 @@ def load_json(path: StrPath, decode: Callable[[bytes], T] = bytes, *, fs: FileSy
         try:
             if not data:
                 raise ValueError("it is empty")
-            value = decode(data)
+            value = data if decode is None else decode(data)
         except (ValueError, ProtocolError) as error:
             log.warning("config_file_damaged", file=candidate, reason=str(error), kept_as=candidate + ".damaged")
             fs.rename(candidate, candidate + ".damaged")

@@ -58,6 +58,7 @@ class LogVerdict(msgspec.Struct):
     begin: int  # the first byte that was read
     end: int  # where the log goes on
     clean: bool  # the store had been closed in order and nothing contradicts it
+    vouched: bool = False  # ``begin`` is the offset of our own checkpoint
     last_record: int = -1  # begin of the last good record that was seen
     last_timestamp: int = 0  # its store time
     records: int = 0
@@ -119,8 +120,11 @@ class LogFiles:
         """Begin of the first file at or behind the offset."""
         return next((base for base in self.bases if base >= offset), None)
 
-    def next_nonzero(self, offset: int) -> int | None:
-        """The first byte at or behind the offset, in any file, that is not zero."""
+    def next_nonzero(self, offset: int, *, glance: bool = False) -> int | None:
+        """The first byte at or behind the offset, in any file, that is not zero.
+
+        ``glance``: look only at the first data of each file.
+        """
         for base in self.bases:
             position = max(offset - base, 0)
             while position < self.sizes[base]:
@@ -133,7 +137,7 @@ class LogFiles:
                     break
                 if data.count(0) != len(data):
                     return base + found + len(data) - len(data.lstrip(b"\0"))
-                position = found + len(data)
+                position = self.file_size if glance else found + len(data)
         return None
 
     def end_of_data(self, base: int, offset: int) -> int:
@@ -177,17 +181,17 @@ def _vouched_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record
     return (vouched.offset, records[0]) if end == vouched.offset or filler else None
 
 
-def scan_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record | None]:
-    """Where reading must begin, and the record in front of that place if it is known."""
+def scan_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record | None, bool]:
+    """Where reading must begin, the record in front of it if known, and whether our own checkpoint says so."""
     vouched = _vouched_begin(files, checkpoint)
     if vouched is not None:
-        return vouched
+        return *vouched, True
     times = checkpoint.times
     safe = min(times.physic_ms, times.logics_ms) - SLACK_MS
     for base in reversed(files.bases):
         if 0 < first_record_time(files, base) <= safe:
-            return base, None
-    return (files.bases[0] if files.bases else 0), None
+            return base, None, False
+    return (files.bases[0] if files.bases else 0), None, False
 
 
 class _Inspection:
@@ -222,7 +226,7 @@ class _Inspection:
     def _behind(self, end: int, reason: str | None) -> int | None:
         """The records stop at ``end``: where they go on, or None if that is the end of the log."""
         files, verdict = self.files, self.verdict
-        rest = files.next_nonzero(end)
+        rest = files.next_nonzero(end, glance=self.trust_all)
         if rest is None:
             return None
         good = find_record_in_files(files, end + 1 if reason is not None else end)
@@ -318,15 +322,37 @@ def inspect(
 ) -> LogVerdict:
     """Decide about the log. Reads only; OSError or StoreDamaged if that is not possible."""
     started = monotonic()
-    begin, record = scan_begin(files, checkpoint)
+    begin, record, ours = scan_begin(files, checkpoint)
     vouched = checkpoint.vouched
     closed = not aborted and vouched is not None and vouched.clean and vouched.offset == begin
     # What an orderly stop left was flushed: nothing of it can have been forgotten by a loss of power.
     verdict = _Inspection(files, begin, record, closed).run(check_crc, progress)
+    verdict.vouched = ours
     if verdict.end != begin:
         verdict.clean = False
     verdict.seconds = monotonic() - started
     return verdict
+
+
+def report(verdict: LogVerdict, aborted: bool) -> None:
+    """Say what was found, before anything is changed."""
+    length = verdict.end - verdict.begin
+    log.info(
+        "commitlog_inspected",
+        clean=verdict.clean,
+        aborted=aborted,
+        begin=verdict.begin,
+        end=verdict.end,
+        records=verdict.records,
+        records_per_second=int(verdict.records / verdict.seconds) if verdict.seconds else 0,
+        mb_per_second=round(length / 1e6 / verdict.seconds, 1) if verdict.seconds else 0.0,
+    )
+    for place in verdict.damages:
+        log.error("commitlog_damaged", **place._asdict())
+    for path in verdict.short:
+        log.warning("commitlog_file_short", file=path)
+    for path in verdict.strangers:
+        log.warning("commitlog_entry_ignored", file=path, reason="not a commitlog file")
 
 
 def apply(verdict: LogVerdict, files: LogFiles, root: str, now_ms: int) -> None:

@@ -12,7 +12,7 @@ offset; without it, old bytes that lie behind the end of a log would pass for me
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -197,6 +197,29 @@ class Scanner:
         return wanted if position == 0 else 0
 
 
+def walk(
+    read: ReadLog,
+    file_size: int,
+    begin: int,
+    until: int,
+    damaged: Callable[[int, int, str], None],
+    *,
+    check_crc: bool = False,
+) -> Iterator[list[Record]]:
+    """All good records in [begin, until), going on behind damage, which ``damaged(begin, end, reason)`` is told of."""
+    at: int | None = begin
+    while at is not None and at < until:
+        scanner = Scanner(read, file_size, at, until=until, check_crc=check_crc)
+        while records := scanner.next_records():
+            yield records
+        end = scanner.offset
+        if end >= until:
+            return
+        at = find_record(read, file_size, end + 1, until)
+        reason = scanner.stop.reason if scanner.stop is not None else None
+        damaged(end, until if at is None else at, reason or "a file is missing or a record is cut off")
+
+
 def find_record(read: ReadLog, file_size: int, offset: int, end: int) -> int | None:
     """The first offset in [offset, end) at which a whole good record (or a filler) begins; None if there is none.
 
@@ -205,10 +228,11 @@ def find_record(read: ReadLog, file_size: int, offset: int, end: int) -> int | N
     """
     patterns = [magic.to_bytes(4, "big", signed=True) for magic in (MAGIC_V1, MAGIC_V2, MAGIC_BLANK)]
     while offset < end:
-        data = read(offset, min(CHUNK, end - offset))
-        if not data:
-            return None
         file_end = offset - offset % file_size + file_size
+        data = read(offset, min(CHUNK, end - offset))
+        if not data:  # a file is missing
+            offset = file_end
+            continue
         for place in sorted(place for pattern in patterns for place in _places(data, pattern)):
             candidate = offset + place - 4
             if place >= 4 and _is_record(read, file_size, candidate, file_end):

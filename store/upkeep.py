@@ -9,7 +9,7 @@ A job has three parts: ``begin`` and ``finish`` on the thread that appends, ``ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -20,8 +20,11 @@ from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues, QueueFlush
 from store.dispatch import Dispatcher, Mark
 from store.errors import StoreError
+from store.files import FileSystem
 from store.flush import Flusher, FlushJob
 from store.index import IndexFlush, KeyIndex
+from store.manifest import Manifest, newest_change, snapshot
+from store.manifest import save as save_manifest
 from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
@@ -87,7 +90,11 @@ class Upkeep:
         flusher: Flusher,
         dispatcher: Dispatcher,
         checkpoint: CheckpointFile,
+        fs: FileSystem,
     ) -> None:
+        self._root = options.store_path_root_dir
+        self._fs = fs
+        self.floors: Mapping[tuple[str, int], int] = {}
         self._log = commit_log
         self._queues = queues
         self._index = index
@@ -96,6 +103,7 @@ class Upkeep:
         self._checkpoint = checkpoint
         self._pause_ms = min(MOST_PAUSE_MS, options.flush_consume_queue_thorough_interval)
         self._round: Mark | None = None
+        self._manifest: Manifest | None = None
         self._vouched = -1  # offset of the last checkpoint
         self._round_began_ms = 0
         self.derived_error: str | None = None
@@ -122,6 +130,7 @@ class Upkeep:
         try:
             if self._round is None and self._is_due(now_ms):
                 self._round = self._dispatcher.mark
+                self._manifest = self._describe(self._round)
                 self._round_began_ms = now_ms
             if self._round is None:
                 job.queue_flush = self._queues.begin_flush()
@@ -148,7 +157,30 @@ class Upkeep:
         if self._index is not None:
             job.index_flush = self._index.begin_flush()
         job.mark = mark
-        job.checkpoint = partial(self._checkpoint.write, self._vouch(mark, clean=False))
+        job.checkpoint = partial(self._end_round, self._manifest, self._vouch(mark, clean=False))
+
+    def _end_round(self, manifest: Manifest | None, checkpoint: Checkpoint) -> None:
+        """Any thread."""
+        if manifest is not None:
+            save_manifest(self._root, manifest, self._fs)
+        self._checkpoint.write(checkpoint)
+
+    def _describe(self, mark: Mark) -> Manifest:
+        index = self._index
+        return Manifest(
+            mark.offset,
+            self._log.start_offset,
+            0 if index is None else index.end_offset,
+            [] if index is None else [file.path.rpartition("/")[2] for file in index.files],
+            snapshot(self._queues, self.floors),
+        )
+
+    def forget_queues(self) -> None:
+        """Queues were deleted on purpose: say so at once, or the next start would make them again. OSError."""
+        self._manifest = None
+        if self._vouched >= 0:
+            mark = self._dispatcher.mark._replace(offset=self._vouched)
+            save_manifest(self._root, self._describe(mark), self._fs)
 
     def _vouch(self, mark: Mark, *, clean: bool) -> Checkpoint:
         index_ms = mark.timestamp if self._index is None else self._index.end_timestamp
@@ -181,4 +213,7 @@ class Upkeep:
             self._index.flush()
         mark = self._dispatcher.mark
         complete = mark.offset == self._log.end_offset
-        self._checkpoint.write(self._vouch(mark, clean=complete))
+        manifest = self._describe(mark)
+        for known in manifest.queues:
+            known.changed_ns = newest_change(self._root, known, self._fs)
+        self._end_round(manifest, self._vouch(mark, clean=complete))

@@ -1,0 +1,276 @@
+"""Bring consume queues and index in step with the log when a store is opened.
+
+Owns the judgement of derived files: which can be used as they are, which are made again from the log, and from where
+dispatch goes on. ``judge`` loads and looks; ``mend`` then cuts, deletes and puts again.
+
+What is believed
+- Our checkpoint agrees with the directory and its manifest is there: everything below its offset, as far as it has
+  at least the queues, offsets and index files of the manifest and its files look sound. After an orderly stop, a
+  queue whose files were changed since is read completely.
+- Otherwise (an official broker wrote last, the checkpoint is lost) nothing: the whole log is walked once and the
+  extent of every queue compared with it.
+
+A queue offset that was ever seen in use is not given to another message, even if its record is lost: a consumer
+may have gone past it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from store.commitlog import CommitLog
+from store.consumequeue import ConsumeQueues
+from store.dispatch import Dispatcher, Mark
+from store.files import FileSystem
+from store.index import KeyIndex
+from store.jsonfile import load_json
+from store.manifest import KnownQueue, Manifest, newest_change
+from store.queue import ConsumeQueue
+from store.recovery import LogVerdict, Progress
+from store.scan import Record, walk
+
+log = structlog.get_logger(__name__)
+
+QueueName = tuple[str, int]
+_PLAUSIBLE_FILES: Final = 4
+_SYSTEM: Final = ("RMQ_SYS_", "SCHEDULE_TOPIC_")
+
+
+class DerivedVerdict(NamedTuple):
+    """What is to be made again."""
+
+    queues: dict[QueueName, str]  # with the reason
+    index_reason: str | None  # None if the index is good
+    compare: bool  # nothing vouches for the queues: compare all of them with the log
+
+
+class Derived:
+    """The opening of one store's derived files."""
+
+    def __init__(
+        self,
+        root: str,
+        fs: FileSystem,
+        verdict: LogVerdict,
+        commit_log: CommitLog,
+        queues: ConsumeQueues,
+        index: KeyIndex | None,
+        dispatcher: Dispatcher,
+        progress: Progress,
+        queue_file_units: int,
+        damaged: Callable[[int, int, str], None],
+    ) -> None:
+        self._queue_file_units = queue_file_units
+        self._root = root
+        self._fs = fs
+        self._log_verdict = verdict
+        self._log = commit_log
+        self._queues = queues
+        self._index = index
+        self._dispatcher = dispatcher
+        self._progress = progress
+        self._damaged = damaged
+        self._begin = max(min(verdict.begin, verdict.end), commit_log.start_offset)
+        self.floors: dict[QueueName, int] = {}
+
+    # --- judge ---------------------------------------------------------------------------------------
+
+    def judge(self, manifest: Manifest | None) -> DerivedVerdict:
+        """Load the derived files and compare them with what is known. Changes nothing on disk. StoreError."""
+        self._queues.load(self._log.start_offset)
+        bad: dict[QueueName, str] = {
+            (damage.topic, damage.queue_id): f"{damage.file}: {damage.reason}"
+            for damage in self._queues.damages
+            if damage.queue_id >= 0
+        }
+        self._remember_offsets(manifest)
+        trusted = manifest is not None and self._log_verdict.vouched
+        if manifest is not None:
+            for known in manifest.queues:
+                reason = self._complaint(known, manifest)
+                if reason is not None:
+                    bad.setdefault((known.topic, known.queue_id), reason)
+            self._add_changed(manifest, bad)
+        return DerivedVerdict(bad, self._judge_index(manifest if trusted else None), not trusted)
+
+    def _remember_offsets(self, manifest: Manifest | None) -> None:
+        """The highest offset of each queue that was ever seen in use."""
+        limit = self._log_verdict.end + _PLAUSIBLE_FILES * self._log.file_size
+        for queue in self._queues:
+            if queue.max_physical_end <= limit:
+                self.floors[queue.name] = queue.max_offset
+        for known in manifest.queues if manifest is not None else ():
+            name = (known.topic, known.queue_id)
+            self.floors[name] = max(self.floors.get(name, 0), known.max_offset, known.used_until)
+
+    def _complaint(self, known: KnownQueue, manifest: Manifest) -> str | None:
+        queue = self._queues.queue(known.topic, known.queue_id)
+        if queue is None:
+            return f"the queue is missing, it had offsets up to {known.max_offset}"
+        if queue.max_offset < known.max_offset:
+            return f"the queue ends at {queue.max_offset}, it had offsets up to {known.max_offset}"
+        if queue.min_offset > known.min_offset and manifest.log_begin == self._log.start_offset:
+            return f"the queue begins at {queue.min_offset}, it had offsets from {known.min_offset}"
+        return None
+
+    def _add_changed(self, manifest: Manifest, bad: dict[QueueName, str]) -> None:
+        """After an orderly stop: read the queues that somebody else touched since."""
+        for known in manifest.queues:
+            name = (known.topic, known.queue_id)
+            if not known.changed_ns or name in bad:
+                continue
+            if newest_change(self._root, known, self._fs) != known.changed_ns:
+                queue = self._queues.queue(*name)
+                for damage in self._queues.verify(queue) if queue is not None else ():
+                    bad.setdefault(name, f"{damage.file} at {damage.position}: {damage.reason}")
+
+    def _judge_index(self, manifest: Manifest | None) -> str | None:
+        index = self._index
+        if index is None:
+            return None
+        index.load()
+        if index.damages:
+            return f"{index.damages[0].file}: {index.damages[0].reason}"
+        if self._log.start_offset >= self._begin:
+            return None
+        if manifest is None:
+            return "nothing vouches for it"
+        there = {file.path.rpartition("/")[2] for file in index.files}
+        missing = [name for name in manifest.index_files if name not in there]
+        if missing:
+            return f"index file {missing[0]} is missing"
+        if index.end_offset < manifest.index_end:
+            return f"the index ends at {index.end_offset}, it had reached {manifest.index_end}"
+        return None
+
+    # --- mend ----------------------------------------------------------------------------------------
+
+    def mend(self, verdict: DerivedVerdict) -> None:
+        """Make the derived files what the log says, up to its end. StoreError."""
+        clean = self._log_verdict.clean
+        end = self._log_verdict.end
+        for (topic, queue_id), reason in verdict.queues.items():
+            log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
+            self._queues.reset(topic, queue_id)
+        self._queues.truncate_from_physical(end if clean else self._begin, mend_tails=not clean)
+        if self._index is not None:
+            if verdict.index_reason is not None:
+                log.warning("index_rebuilt", reason=verdict.index_reason)
+                self._index.reset()
+            else:
+                self._index.recover(end, None if clean else self._begin)
+        wanted = set(verdict.queues)
+        everything = verdict.compare and len(self._queues) == len(wanted)
+        if verdict.compare and not everything:
+            wanted |= self._compare_with_log()
+        if (wanted or everything or verdict.index_reason is not None) and self._begin > self._log.start_offset:
+            self._put_again(wanted, everything)
+        mark = Mark(self._begin, self._log_verdict.last_record, self._log_verdict.last_timestamp)
+        self._dispatcher.restart_at(mark)
+        self._dispatch_rest()
+        self._queues.anomalies.clear()
+        self._drop_reached_floors()
+
+    def _drop_reached_floors(self) -> None:
+        """Keep in ``floors`` only the queues that have lost their last messages."""
+        widest = self._queue_file_units
+        for name, floor in list(self.floors.items()):
+            queue = self._queues.queue(*name)
+            reached = queue.max_offset if queue is not None else 0
+            if reached >= floor or floor - reached > widest:
+                del self.floors[name]
+            else:
+                log.warning("queue_offsets_skipped", topic=name[0], queue_id=name[1], begin=reached, end=floor - 1)
+
+    def _walk(self, what: str, end: int, take: Callable[[Record], None]) -> None:
+        begin = self._log.start_offset
+        for records in walk(self._log.read_or_nothing, self._log.file_size, begin, end, self._damaged):
+            for record in records:
+                take(record)
+            self._write_pending()
+            self._progress(what, records[-1].physical_offset - begin, end - begin)
+
+    def _compare_with_log(self) -> set[QueueName]:
+        """Queues whose extent is not what the log says, emptied; only records below ``_begin`` count."""
+        seen: dict[tuple[bytes, int], list[int]] = {}
+
+        def take(record: Record) -> None:
+            if record.sys_flag & 0xC in (0, 8):
+                extent = seen.get((record.topic, record.queue_id))
+                if extent is None:
+                    seen[record.topic, record.queue_id] = [record.queue_offset, record.queue_offset]
+                else:
+                    extent[1] = record.queue_offset
+
+        self._walk("comparing the queues with the commitlog", self._begin, take)
+        topics = configured_topics(self._root, self._fs)
+        wrong: set[QueueName] = set()
+        for (topic_data, queue_id), (first, last) in seen.items():
+            topic = topic_data.decode("utf-8", "replace")
+            queue = self._queues.queue(topic, queue_id)
+            if queue is None and topics is not None and topic not in topics and not topic.startswith(_SYSTEM):
+                continue  # the topic was deleted, and its queues with it
+            reason = self._compare(queue, first, last)
+            if reason is not None:
+                wrong.add((topic, queue_id))
+                log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
+                self._queues.reset(topic, queue_id)
+        return wrong
+
+    def _compare(self, queue: ConsumeQueue | None, first: int, last: int) -> str | None:
+        """What is wrong with a queue of which the log has the offsets from ``first`` to ``last``."""
+        if queue is None:
+            return "the queue is missing"
+        if queue.max_offset <= last:
+            return f"the queue ends at {queue.max_offset}, the log has offset {last}"
+        if queue.min_offset > first:
+            return f"the queue begins at {queue.min_offset}, the log has offset {first}"
+        damages = self._queues.verify(queue)
+        return f"{damages[0].file} at {damages[0].position}: {damages[0].reason}" if damages else None
+
+    def _put_again(self, names: set[QueueName], everything: bool) -> None:
+        """Put the records below ``_begin`` into the index and into the named queues (or into all)."""
+        wanted = {(topic.encode(), queue_id) for topic, queue_id in names}
+        put_keys = self._index is not None and self._index.next_offset <= self._log.start_offset
+        put = self._dispatcher.put_record
+
+        def take(record: Record) -> None:
+            if everything or (record.topic, record.queue_id) in wanted:
+                put(record)
+            elif put_keys:
+                put(record, queues=False)
+
+        self._walk("rebuilding consume queues and index", self._begin, take)
+
+    def _dispatch_rest(self) -> None:
+        begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
+        while self._dispatcher.dispatched_offset < end:
+            before = self._dispatcher.dispatched_offset
+            self._dispatcher.step(4096, end)
+            self._write_pending()
+            if self._dispatcher.dispatched_offset == before:
+                break
+            self._progress("dispatching the end of the commitlog", before - begin, end - begin)
+
+    def _write_pending(self) -> None:
+        if self._queues.wants_write:
+            self._queues.write_pending()
+        if self._index is not None and self._index.wants_write:
+            self._index.write_pending()
+
+
+class _TopicsFile(msgspec.Struct, rename="camel"):
+    topic_config_table: dict[str, msgspec.Raw]
+
+
+def configured_topics(root: str, fs: FileSystem) -> frozenset[str] | None:
+    """The names in ``config/topics.json``; None if it cannot be read, so that every topic counts as wanted."""
+    data = load_json(f"{root}/config/topics.json", fs=fs)
+    try:
+        return None if data is None else frozenset(msgspec.json.decode(data, type=_TopicsFile).topic_config_table)
+    except msgspec.DecodeError:
+        return None
