@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
+
 from gateway.client import CallFailed
 from gateway.ha.joining import Joiner
 from gateway.ha.master import HaMaster, Identity
@@ -17,7 +18,7 @@ from protocol.message import NewMessage, encode_record
 from protocol.requests.queries import ViewMessageById
 from protocol.requests.replication import JoinReplication, QueryReplication
 from store.errors import OffsetOutOfRange
-from store.options import BrokerRole, FlushDiskType, StoreOptions
+from store.options import BrokerRole, StoreOptions
 
 T = TypeVar("T")
 
@@ -205,5 +206,3 @@ def opening(client: object) -> Callable[[str], object]:
 
     return open_client
 
-
-__all__ = ["FlushDiskType"]

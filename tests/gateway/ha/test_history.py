@@ -3,12 +3,12 @@
 from zlib import crc32
 
 import pytest
-from gateway.ha import history
-from gateway.ha.history import Holdings
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.message import HEAD, MAGIC_BLANK
 
+from gateway.ha import history
+from gateway.ha.history import Holdings
+from protocol.message import HEAD, MAGIC_BLANK
 from tests.gateway.ha.fakes import FILE_SIZE, MemoryLog, message, messages
 
 MASTER = Holdings("c", "b", FILE_SIZE, 4096, 10_000)

@@ -1,10 +1,11 @@
 """What slaves acknowledge: the rules of haSlaveFallbehindMax and inSyncReplicas, and that no acknowledgement is false."""
 
 import pytest
-from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
 
 REACH = 1000
 

@@ -1,0 +1,179 @@
+"""Joining: every way in which two logs may stand to each other, with a master of our own make and an official one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ha import joining
+from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater, parting
+from protocol.codes import RequestCode, ResponseCode
+from protocol.command import Command
+from protocol.requests.replication import QueryReplication
+from tests.gateway.ha.fakes import (
+    DeadClient,
+    DirectClient,
+    MemoryLog,
+    OfficialClient,
+    make_joiner,
+    make_master,
+    message,
+    messages,
+)
+
+OTHER_TIME = 1_700_000_000_001
+DATA = messages(0, 10_000)
+
+
+def to_own(master: MemoryLog, slave: MemoryLog, **changes: object) -> Joiner:
+    return make_joiner(DirectClient(make_master(master)[0]), slave, **changes)
+
+
+def to_official(master: MemoryLog, slave: MemoryLog, **changes: object) -> Joiner:
+    return make_joiner(OfficialClient(master), slave, **changes)
+
+
+both_makes = pytest.mark.parametrize("to", [to_own, to_official], ids=["own", "official"])
+
+
+def parted(at: int, end: int) -> bytes:
+    """DATA up to a message's begin at or behind `at`, and other messages from there on."""
+    begin = 0
+    while begin < at:
+        begin += int.from_bytes(DATA[begin : begin + 4], "big")
+    return DATA[:begin] + messages(begin, end, store_timestamp=OTHER_TIME)
+
+
+@both_makes
+async def test_a_slave_whose_log_is_a_part_of_the_masters_goes_on_at_its_end(to: type[Joiner]) -> None:
+    plan = await to(MemoryLog(DATA), MemoryLog(DATA[:5000])).join()
+    assert plan.begin_offset == 5000
+    assert (plan.first_report < 0) == plan.own_make
+
+
+@both_makes
+async def test_a_slave_that_has_everything_goes_on_at_the_end(to: type[Joiner]) -> None:
+    assert (await to(MemoryLog(DATA), MemoryLog(DATA)).join()).begin_offset == len(DATA)
+
+
+@both_makes
+async def test_a_slave_with_another_end_is_refused(to: type[Joiner]) -> None:
+    log = MemoryLog(parted(6000, 8000))
+    with pytest.raises(JoinRefused, match=f"bytes before offset {log.end_offset} are not the master's"):
+        await to(MemoryLog(DATA), log).join()
+
+
+@both_makes
+async def test_a_slave_that_is_ahead_is_refused_with_both_offsets(to: type[Joiner]) -> None:
+    with pytest.raises(JoinRefused, match=r"slave's log ends at 9000, the master's at 8000.*1000 bytes"):
+        await to(MemoryLog(DATA[:8000]), MemoryLog(DATA[:9000])).join()
+
+
+@both_makes
+async def test_a_slave_that_was_away_too_long_is_told_what_to_do(to: type[Joiner]) -> None:
+    master = MemoryLog(DATA)
+    master.forget_below(8192)
+    with pytest.raises(JoinRefused, match=r"ends at 5000.*oldest byte is 8192.*haSyncWholeLog"):
+        await to(master, MemoryLog(DATA[:5000])).join()
+
+
+@both_makes
+@pytest.mark.parametrize("change", [{"cluster": "other"}, {"broker": "other"}, {"file_size": 8192}])
+async def test_a_slave_of_another_broker_is_refused_even_if_it_is_empty(
+    to: type[Joiner], change: dict[str, object]
+) -> None:
+    with pytest.raises(JoinRefused):
+        await to(MemoryLog(DATA), MemoryLog(), **change).join()  # type: ignore[call-arg]
+
+
+@both_makes
+async def test_histories_are_compared_where_both_have_them(to: type[Joiner]) -> None:
+    master = MemoryLog(DATA)
+    master.forget_below(4096)
+    assert (await to(master, MemoryLog(DATA[:5000])).join()).begin_offset == 5000
+    slave = MemoryLog(parted(4300, 6000))
+    with pytest.raises(JoinRefused, match="not the master's"):
+        await to(master, slave).join()
+
+
+@both_makes
+async def test_an_empty_slave_of_an_empty_master_joins(to: type[Joiner]) -> None:
+    plan = await to(MemoryLog(), MemoryLog(), whole_log=True).join()  # type: ignore[call-arg]
+    assert plan.begin_offset in (None, 0)
+
+
+async def test_an_empty_slave_gets_the_last_file_or_all() -> None:
+    assert (await to_own(MemoryLog(DATA), MemoryLog()).join()).begin_offset == 8192
+    assert (await to_own(MemoryLog(DATA), MemoryLog(), whole_log=True).join()).begin_offset == 0
+
+
+async def test_an_official_master_sends_the_last_file_to_who_has_nothing() -> None:
+    assert await to_official(MemoryLog(DATA), MemoryLog()).join() == Plan(0, None, False)
+
+
+async def test_the_whole_log_of_an_official_master_that_begins_above_0() -> None:
+    master = MemoryLog(DATA)
+    master.forget_below(4096)
+    assert await to_official(master, MemoryLog(), whole_log=True).join() == Plan(4096, 4096, False)
+
+
+async def test_the_whole_log_of_an_official_master_that_begins_at_0() -> None:
+    slave = MemoryLog()
+    first = len(message(0))
+    assert await to_official(MemoryLog(DATA), slave, whole_log=True).join() == Plan(first, first, False)
+    assert slave.data == DATA[:first]
+
+
+async def test_an_official_master_that_does_not_give_its_first_message_is_asked_again() -> None:
+    client = OfficialClient(MemoryLog(DATA))
+    client.refuses = {RequestCode.VIEW_MESSAGE_BY_ID: ResponseCode.SYSTEM_ERROR}
+    slave = MemoryLog()
+    with pytest.raises(TryLater, match="first message"):
+        await make_joiner(client, slave, whole_log=True).join()
+    assert not slave.data
+
+
+async def test_a_log_that_ends_inside_a_message_is_compared_as_far_as_it_goes() -> None:
+    cut = len(DATA) - 3
+    assert (await to_official(MemoryLog(DATA), MemoryLog(DATA[:cut])).join()).begin_offset == cut
+
+
+@pytest.mark.parametrize("code", [RequestCode.GET_BROKER_CONFIG, RequestCode.VIEW_MESSAGE_BY_ID])
+async def test_a_master_that_may_not_tell_is_followed_unproved(code: RequestCode) -> None:
+    client = OfficialClient(MemoryLog(DATA))
+    client.refuses = {code: ResponseCode.NO_PERMISSION}
+    assert await make_joiner(client, MemoryLog(DATA[:5000])).join() == Plan(5000, 5000, False)
+
+
+async def test_a_dead_master_is_tried_later() -> None:
+    with pytest.raises(TryLater, match="connection refused"):
+        await make_joiner(DeadClient(), MemoryLog()).join()
+
+
+async def test_the_place_where_histories_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "STEP_BYTES", 64)
+    slave = parted(6000, 8000)
+    common = next(offset for offset, (ours, theirs) in enumerate(zip(slave, DATA, strict=False)) if ours != theirs)
+    with pytest.raises(JoinRefused, match=f"equal up to offset {common // 64 * 64}\\."):
+        await to_own(MemoryLog(DATA), MemoryLog(slave)).join()
+
+
+@given(st.integers(0, 50), st.integers(0, 1 << 20), st.data())
+async def test_the_parting_is_found_to_the_step(low: int, length: int, data: st.DataObject) -> None:
+    high = low + length
+    parts_at = data.draw(st.integers(low, high))
+
+    async def same(begin: int, end: int) -> bool:
+        assert low <= begin < end <= high
+        return end <= parts_at
+
+    found = await parting(low, high, same)
+    assert found <= parts_at
+    assert parts_at - found < joining.STEP_BYTES
+
+
+@pytest.mark.parametrize(("offset", "length"), [(len(DATA) - 10, 11), (-1, 5), (0, -1), (0, joining.MAX_CHECK_BYTES + 1)])
+async def test_an_offset_the_master_does_not_hold_is_not_compared(offset: int, length: int) -> None:
+    client = DirectClient(make_master(MemoryLog(DATA))[0])
+    header = QueryReplication(offset=offset, length=length)
+    answer = await client.call(Command(header.code, header=header), 1)
+    assert answer.code == ResponseCode.SYSTEM_BUSY
