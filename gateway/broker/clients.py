@@ -115,9 +115,7 @@ class ConsumerGroup:
 
     def conflict(self, member: Member) -> Conflict | None:
         """The first disagreement found since all members agreed; told once."""
-        other = next(
-            (other for other in self.members.values() if other.subscription != member.subscription), None
-        )
+        other = next((other for other in self.members.values() if other.subscription != member.subscription), None)
         if other is None:
             self.conflict_known = False
             return None
@@ -203,9 +201,7 @@ class ClientTable:
         self._clients.setdefault(client_id, {})[connection] = None
         return memberships
 
-    def _renew_consumer(
-        self, data: ConsumerData, member: Member
-    ) -> tuple[GroupChange | None, Conflict | None]:
+    def _renew_consumer(self, data: ConsumerData, member: Member) -> tuple[GroupChange | None, Conflict | None]:
         group = self._consumers.get(data.group_name)
         if group is None:
             group = self._consumers[data.group_name] = ConsumerGroup(data)
@@ -218,9 +214,7 @@ class ClientTable:
 
     # ---- departures
 
-    def unregister(
-        self, connection: Peer, producer_group: str | None, consumer_group: str | None
-    ) -> list[GroupChange]:
+    def unregister(self, connection: Peer, producer_group: str | None, consumer_group: str | None) -> list[GroupChange]:
         """Ends the connection's part in the groups named; returns the consumer groups that shrank."""
         if producer_group:
             self._leave_producers(connection, producer_group)
@@ -369,9 +363,7 @@ def _stale(members: Iterable[Member], oldest_ms: int) -> list[Member]:
 
 
 def _signature(data: ConsumerData) -> tuple[tuple[str, str, str], ...]:
-    return tuple(
-        sorted((s.topic, s.expression_type or "TAG", s.sub_string) for s in data.subscription_data_set)
-    )
+    return tuple(sorted((s.topic, s.expression_type or "TAG", s.sub_string) for s in data.subscription_data_set))
 
 
 def _describe(member: Member) -> str:

@@ -67,9 +67,7 @@ class GroupTable:
             return config
         names.check_group(group)
         if not self._options.auto_create_subscription_group and not group.startswith(names.SYSTEM_GROUP_PREFIX):
-            raise Refused(
-                ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group}] does not exist"
-            )
+            raise Refused(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group}] does not exist")
         self._check_room(1)
         config = self._groups[group] = SubscriptionGroupConfig(group_name=group)
         log.info("group_created", group=group)

@@ -105,9 +105,7 @@ class OffsetTable:
         Entries that can be nobody's offset, or for which there is no room, are left out and logged.
         """
         for key, offsets in body.offset_table.items():
-            sound = {
-                queue_id: offset for queue_id, offset in offsets.items() if queue_id >= 0 and offset >= 0
-            }
+            sound = {queue_id: offset for queue_id, offset in offsets.items() if queue_id >= 0 and offset >= 0}
             if not (_is_key(key) and self._put(key, sound)):
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets))
             elif len(sound) < len(offsets):

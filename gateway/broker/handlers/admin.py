@@ -10,10 +10,7 @@ from store.options import BrokerRole
 def refuse_on_slave(broker: Broker) -> None:
     """A slave's topics and groups are its master's."""
     if broker.store_options.broker_role is BrokerRole.SLAVE:
-        remark = (
-            "Can't modify topic or subscription group from slave broker, "
-            "please execute it from master broker."
-        )
+        remark = "Can't modify topic or subscription group from slave broker, please execute it from master broker."
         raise Refused(ResponseCode.SYSTEM_ERROR, remark)
 
 

@@ -37,9 +37,7 @@ def update_and_create_subscriptiongroup(broker: Broker, call: Call[UpdateAndCrea
 
 
 @routes.handle
-def update_and_create_subscriptiongroup_list(
-    broker: Broker, call: Call[UpdateAndCreateSubscriptiongroupList]
-) -> None:
+def update_and_create_subscriptiongroup_list(broker: Broker, call: Call[UpdateAndCreateSubscriptiongroupList]) -> None:
     """Creates or changes many groups, all or none."""
     configs = bodies.SubscriptionGroupList.decode(call.body).group_config_list
     _update(broker, configs, call.connection.remote_address)
