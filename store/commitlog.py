@@ -201,6 +201,7 @@ class CommitLog:
         if atomic and position + self._total_size(messages) + BLANK_ROOM > limit:
             start = position = self._fill(chunks, start, position, limit, pieces)
             limit += self.file_size
+            pieces = []
         for message in messages:
             name = message.topic
             if name is not topic:

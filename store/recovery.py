@@ -356,7 +356,11 @@ def report(verdict: LogVerdict, aborted: bool) -> None:
 
 
 def apply(verdict: LogVerdict, files: LogFiles, root: str, now_ms: int) -> None:
-    """Make the log what the verdict says. Copies first, then cuts; OSError leaves the log as it was or cut."""
+    """Make the log what the verdict says. Copies first, then cuts; OSError leaves the log as it was or cut.
+
+    Afterwards all of the log is on disk: what a killed process had not flushed is read from the page cache, and
+    must not be shown to anybody before it is safe.
+    """
     fs = files.fs
     files.open.clear()
     for cut in verdict.cuts:
@@ -364,25 +368,32 @@ def apply(verdict: LogVerdict, files: LogFiles, root: str, now_ms: int) -> None:
     for path in verdict.empty:
         fs.unlink(path)
     end_path = files.path(verdict.end)
-    paths = set(verdict.short)
-    if any(cut.file == end_path for cut in verdict.cuts):
-        paths.add(end_path)
-    for path in sorted(paths):
-        status = fs.stat(path)
-        if status is None:
-            continue
-        fd = fs.open(path)
-        try:
-            if path == end_path:
-                fs.truncate(fd, min(status.size, verdict.end % files.file_size))
-            fs.truncate(fd, files.file_size)
-            fs.fdatasync(fd)
-        finally:
-            fs.close(fd)
-        if path != end_path:
-            fs.set_mtime(path, status.mtime_ns)
-    if verdict.empty or paths:
+    cut_paths = {cut.file for cut in verdict.cuts}
+    for base in verdict.bases:
+        path = files.path(base)
+        repair = path in verdict.short or (path == end_path and path in cut_paths)
+        if repair or base + files.file_size > verdict.begin:
+            _settle(fs, path, files, verdict.end - base if path == end_path and path in cut_paths else None, repair)
+    if verdict.bases or verdict.empty:
         fs.sync_directory(files.directory)
+
+
+def _settle(fs: FileSystem, path: str, files: LogFiles, cut_at: int | None, repair: bool) -> None:
+    """Bring one file to its full size, with zeros from ``cut_at`` on, and to the disk."""
+    status = fs.stat(path)
+    if status is None:
+        return
+    fd = fs.open(path)
+    try:
+        if cut_at is not None:
+            fs.truncate(fd, min(status.size, cut_at))
+        if repair:
+            fs.truncate(fd, files.file_size)
+        fs.fdatasync(fd)
+    finally:
+        fs.close(fd)
+    if repair and cut_at is None:
+        fs.set_mtime(path, status.mtime_ns)
 
 
 def _keep(fs: FileSystem, cut: Place, files: LogFiles, root: str, now_ms: int) -> None:
