@@ -39,6 +39,8 @@ from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
 
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
+
 MAX_LINKS = 64
 CHUNK_BYTES = 256 << 10
 READ_BYTES = 4096
@@ -175,7 +177,7 @@ class HaMaster:
             peer_log.error("slave_closed", reason=history.behind(error.offset, error.low))
         except trio.TooSlowError:
             peer_log.warning("slave_closed", reason="it was silent or took no bytes for haHousekeepingInterval")
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except LOST as error:
             peer_log.info("slave_gone", reason=str(error) or "connection lost")
         finally:
             self._link_count -= 1
@@ -266,7 +268,7 @@ class SlaveLink:
             nonlocal failure
             try:
                 await part()
-            except (FrameError, ReportRefused, OffsetOutOfRange, trio.TooSlowError, trio.BrokenResourceError) as error:
+            except (FrameError, ReportRefused, OffsetOutOfRange, trio.TooSlowError, *LOST) as error:
                 failure = error
                 nursery.cancel_scope.cancel()
 

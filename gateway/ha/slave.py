@@ -30,6 +30,8 @@ from store.options import FlushDiskType, StoreOptions
 
 log = structlog.get_logger(__name__)
 
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
+
 CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 0.2
 RETRY_LIMIT_SECONDS = 1.0
@@ -118,7 +120,7 @@ class HaSlave:
             return FAULT_SECONDS
         except trio.TooSlowError:
             self._say("warning", "master_silent", place, f"nothing for {self._patience:g} s")
-        except (TryLater, OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (TryLater, OSError, ValueError, *LOST) as error:
             self._say("warning", "master_lost", place, error)
         return RETRY_SECONDS
 
@@ -156,7 +158,7 @@ class HaSlave:
             nonlocal failure
             try:
                 await part()
-            except (LinkFault, FrameError, StoreError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            except (LinkFault, FrameError, StoreError, trio.TooSlowError, *LOST) as error:
                 failure = error
                 nursery.cancel_scope.cancel()
 

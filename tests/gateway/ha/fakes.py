@@ -193,7 +193,8 @@ def make_master(log: MemoryLog, **changes: object) -> tuple[HaMaster, MemoryStor
 
 
 def make_joiner(client: object, log: MemoryLog, **changes: object) -> Joiner:
-    given = {"cluster": CLUSTER, "broker": BROKER, "broker_id": 1, "file_size": FILE_SIZE, "whole_log": False, **changes}
+    names = {"cluster": CLUSTER, "broker": BROKER, "broker_id": 1}
+    given = {**names, "file_size": FILE_SIZE, "whole_log": False, **changes}
     return Joiner(client, MemoryStorage(log), **given)  # type: ignore[arg-type]
 
 

@@ -1,5 +1,7 @@
 """Joining: every way in which two logs may stand to each other, with a master of our own make and an official one."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,32 +46,32 @@ def parted(at: int, end: int) -> bytes:
 
 
 @both_makes
-async def test_a_slave_whose_log_is_a_part_of_the_masters_goes_on_at_its_end(to: type[Joiner]) -> None:
+async def test_a_slave_whose_log_is_a_part_of_the_masters_goes_on_at_its_end(to: Callable[..., Joiner]) -> None:
     plan = await to(MemoryLog(DATA), MemoryLog(DATA[:5000])).join()
     assert plan.begin_offset == 5000
     assert (plan.first_report < 0) == plan.own_make
 
 
 @both_makes
-async def test_a_slave_that_has_everything_goes_on_at_the_end(to: type[Joiner]) -> None:
+async def test_a_slave_that_has_everything_goes_on_at_the_end(to: Callable[..., Joiner]) -> None:
     assert (await to(MemoryLog(DATA), MemoryLog(DATA)).join()).begin_offset == len(DATA)
 
 
 @both_makes
-async def test_a_slave_with_another_end_is_refused(to: type[Joiner]) -> None:
+async def test_a_slave_with_another_end_is_refused(to: Callable[..., Joiner]) -> None:
     log = MemoryLog(parted(6000, 8000))
     with pytest.raises(JoinRefused, match=f"bytes before offset {log.end_offset} are not the master's"):
         await to(MemoryLog(DATA), log).join()
 
 
 @both_makes
-async def test_a_slave_that_is_ahead_is_refused_with_both_offsets(to: type[Joiner]) -> None:
+async def test_a_slave_that_is_ahead_is_refused_with_both_offsets(to: Callable[..., Joiner]) -> None:
     with pytest.raises(JoinRefused, match=r"slave's log ends at 9000, the master's at 8000.*1000 bytes"):
         await to(MemoryLog(DATA[:8000]), MemoryLog(DATA[:9000])).join()
 
 
 @both_makes
-async def test_a_slave_that_was_away_too_long_is_told_what_to_do(to: type[Joiner]) -> None:
+async def test_a_slave_that_was_away_too_long_is_told_what_to_do(to: Callable[..., Joiner]) -> None:
     master = MemoryLog(DATA)
     master.forget_below(8192)
     with pytest.raises(JoinRefused, match=r"ends at 5000.*oldest byte is 8192.*haSyncWholeLog"):
@@ -79,14 +81,14 @@ async def test_a_slave_that_was_away_too_long_is_told_what_to_do(to: type[Joiner
 @both_makes
 @pytest.mark.parametrize("change", [{"cluster": "other"}, {"broker": "other"}, {"file_size": 8192}])
 async def test_a_slave_of_another_broker_is_refused_even_if_it_is_empty(
-    to: type[Joiner], change: dict[str, object]
+    to: Callable[..., Joiner], change: dict[str, object]
 ) -> None:
     with pytest.raises(JoinRefused):
-        await to(MemoryLog(DATA), MemoryLog(), **change).join()  # type: ignore[call-arg]
+        await to(MemoryLog(DATA), MemoryLog(), **change).join()
 
 
 @both_makes
-async def test_histories_are_compared_where_both_have_them(to: type[Joiner]) -> None:
+async def test_histories_are_compared_where_both_have_them(to: Callable[..., Joiner]) -> None:
     master = MemoryLog(DATA)
     master.forget_below(4096)
     assert (await to(master, MemoryLog(DATA[:5000])).join()).begin_offset == 5000
@@ -96,8 +98,8 @@ async def test_histories_are_compared_where_both_have_them(to: type[Joiner]) -> 
 
 
 @both_makes
-async def test_an_empty_slave_of_an_empty_master_joins(to: type[Joiner]) -> None:
-    plan = await to(MemoryLog(), MemoryLog(), whole_log=True).join()  # type: ignore[call-arg]
+async def test_an_empty_slave_of_an_empty_master_joins(to: Callable[..., Joiner]) -> None:
+    plan = await to(MemoryLog(), MemoryLog(), whole_log=True).join()
     assert plan.begin_offset in (None, 0)
 
 
@@ -171,7 +173,9 @@ async def test_the_parting_is_found_to_the_step(low: int, length: int, data: st.
     assert parts_at - found < joining.STEP_BYTES
 
 
-@pytest.mark.parametrize(("offset", "length"), [(len(DATA) - 10, 11), (-1, 5), (0, -1), (0, joining.MAX_CHECK_BYTES + 1)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(len(DATA) - 10, 11), (-1, 5), (0, -1), (0, joining.MAX_CHECK_BYTES + 1)]
+)
 async def test_an_offset_the_master_does_not_hold_is_not_compared(offset: int, length: int) -> None:
     client = DirectClient(make_master(MemoryLog(DATA))[0])
     header = QueryReplication(offset=offset, length=length)

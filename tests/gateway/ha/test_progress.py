@@ -1,4 +1,4 @@
-"""What slaves acknowledge: the rules of haSlaveFallbehindMax and inSyncReplicas, and that no acknowledgement is false."""
+"""What slaves acknowledge: the rules of haSlaveFallbehindMax and inSyncReplicas; no acknowledgement is false."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The slave's link over memory streams and a clock that jumps: what it appends, reports, refuses, and when it tries again."""
+"""The slave's link over memory streams and a clock that jumps: what it appends, reports and refuses, and its pauses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,7 +80,7 @@ class Master:
 
 
 def make_slave(
-    storage: MemoryStorage, wire: Wire, client: object, *, ha_address: str = HA_ADDRESS, **changes: object
+    storage: MemoryStorage, wire: Wire, client: object, *, ha_address: str = HA_ADDRESS, **changes: Any
 ) -> HaSlave:
     return HaSlave(
         storage,
@@ -96,7 +96,7 @@ def make_slave(
 
 @asynccontextmanager
 async def following(
-    slave_log: MemoryLog, master_log: MemoryLog, **changes: object
+    slave_log: MemoryLog, master_log: MemoryLog, **changes: Any
 ) -> AsyncIterator[tuple[Wire, MemoryStorage]]:
     """A slave at work that believes it has an official master."""
     storage, wire = MemoryStorage(slave_log), Wire()
@@ -153,8 +153,7 @@ async def test_where_the_wire_is_cut_makes_no_difference(cuts: list[int]) -> Non
 
 
 async def test_with_synchronous_flush_it_reports_what_is_on_disk(autojump_clock: MockClock) -> None:
-    changes = {"flush_disk_type": FlushDiskType.SYNC_FLUSH}
-    async with following(MemoryLog(DATA[:5000]), MemoryLog(DATA), **changes) as (wire, storage):
+    async with following(MemoryLog(DATA[:5000]), MemoryLog(DATA), flush_disk_type=FlushDiskType.SYNC_FLUSH) as (wire, storage):
         master = await wire.accept()
         assert await master.report() == 5000
         await master.send(5000, DATA[5000:5100])
@@ -245,7 +244,7 @@ async def test_an_empty_slave_begins_where_an_official_master_says(autojump_cloc
         await master.send(8192)
         await master.send(8192, DATA[8192:])
         assert await master.report() == len(DATA)
-        assert (storage.store.start_offset, storage.store.data) == (8192, DATA[8192:])
+        assert (storage.store.start_offset, bytes(storage.store.data)) == (8192, DATA[8192:])
 
 
 async def test_an_empty_slave_begins_at_a_file_only(autojump_clock: MockClock) -> None:
