@@ -153,7 +153,8 @@ async def test_where_the_wire_is_cut_makes_no_difference(cuts: list[int]) -> Non
 
 
 async def test_with_synchronous_flush_it_reports_what_is_on_disk(autojump_clock: MockClock) -> None:
-    async with following(MemoryLog(DATA[:5000]), MemoryLog(DATA), flush_disk_type=FlushDiskType.SYNC_FLUSH) as (wire, storage):
+    slave_log, sync = MemoryLog(DATA[:5000]), FlushDiskType.SYNC_FLUSH
+    async with following(slave_log, MemoryLog(DATA), flush_disk_type=sync) as (wire, storage):
         master = await wire.accept()
         assert await master.report() == 5000
         await master.send(5000, DATA[5000:5100])

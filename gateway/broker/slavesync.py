@@ -1,0 +1,125 @@
+"""A slave's copy of its master's tables: topics, consumer offsets, delivered delay offsets, groups (spec/ha.md 3).
+
+A round each 10 s in the official order, each step for itself: what fails is tried again in the next round, and the
+others still count. Official slaves ask for the topics at the fast port (the master's port - 2) and get none if a
+firewall hides it; here the main port is asked then, which answers the same.
+
+The delay offsets are only kept on disk: delivery does not run on a slave, and reads them when it starts as a master.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+import trio
+
+from gateway.broker.groups import GroupTable
+from gateway.broker.offsets import OffsetTable
+from gateway.broker.topics import TopicTable
+from gateway.client import CallFailed, RemotingClient, open_client, split_address
+from gateway.routing import Refused
+from protocol.bodies.groups import GroupTableBody
+from protocol.bodies.offsets import ConsumerOffsetBody, DelayOffsetBody
+from protocol.bodies.topics import TopicTableBody
+from protocol.codes import RequestCode, ResponseCode
+from protocol.command import Command
+from protocol.errors import RemoteProtocolError
+from store.jsonfile import save_json
+
+log = structlog.get_logger(__name__)
+
+ROUND_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+CALL_SECONDS = 3.0
+FAST_PORT_DISTANCE = 2
+
+WriteFile = Callable[[Callable[[], None]], Awaitable[OSError | None]]
+
+
+class SlaveSync:
+    """Copies the tables of the master whose address `master_address` tells; None while it is unknown."""
+
+    def __init__(
+        self,
+        topics: TopicTable,
+        groups: GroupTable,
+        offsets: OffsetTable,
+        delay_offsets: Path,
+        *,
+        master_address: Callable[[], str | None],
+        write_file: WriteFile,
+    ) -> None:
+        self._topics = topics
+        self._groups = groups
+        self._offsets = offsets
+        self._delay_offsets = delay_offsets
+        self._master_address = master_address
+        self._write_file = write_file
+        self._delay_text = b""
+        self._failing: set[str] = set()
+
+    async def run(self) -> NoReturn:
+        """A round each 10 s, and each second until one has succeeded after a failure."""
+        while True:
+            address = self._master_address()
+            done = address is not None and await self.sync(address)
+            await trio.sleep(ROUND_SECONDS if done else RETRY_SECONDS)
+
+    async def sync(self, address: str) -> bool:
+        """One round with the master at `address`; whether every table is the master's now."""
+        async with open_client(address) as client:
+            steps: dict[str, Callable[[], Awaitable[None]]] = {
+                "topics": lambda: self._sync_topics(client),
+                "consumer_offsets": lambda: self._sync_offsets(client),
+                "delay_offsets": lambda: self._sync_delay_offsets(client),
+                "groups": lambda: self._sync_groups(client),
+            }
+            return all([await self._step(name, address, step) for name, step in steps.items()])
+
+    async def _step(self, name: str, address: str, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+        except (CallFailed, RemoteProtocolError, Refused, OSError) as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                log.warning("not_copied_from_master", table=name, master=address, reason=str(error))
+            return False
+        if name in self._failing:
+            self._failing.discard(name)
+            log.info("copied_from_master_again", table=name, master=address)
+        return True
+
+    async def _sync_topics(self, client: RemotingClient) -> None:
+        host, port = split_address(client.address)
+        try:
+            async with open_client(f"{host}:{port - FAST_PORT_DISTANCE}") as fast_client:
+                body = await _fetch(fast_client, RequestCode.GET_ALL_TOPIC_CONFIG)
+        except CallFailed:
+            body = await _fetch(client, RequestCode.GET_ALL_TOPIC_CONFIG)
+        self._topics.replace(TopicTableBody.decode(body))
+
+    async def _sync_offsets(self, client: RemotingClient) -> None:
+        body = await _fetch(client, RequestCode.GET_ALL_CONSUMER_OFFSET)
+        self._offsets.merge(ConsumerOffsetBody.decode(body))
+
+    async def _sync_delay_offsets(self, client: RemotingClient) -> None:
+        text = await _fetch(client, RequestCode.GET_ALL_DELAY_OFFSET)
+        if not text or text == self._delay_text:
+            return
+        DelayOffsetBody.decode(text)
+        error = await self._write_file(lambda: save_json(self._delay_offsets, text))
+        if error is not None:
+            raise error
+        self._delay_text = text
+
+    async def _sync_groups(self, client: RemotingClient) -> None:
+        body = await _fetch(client, RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG)
+        self._groups.replace(GroupTableBody.decode(body))
+
+
+async def _fetch(client: RemotingClient, code: RequestCode) -> bytes:
+    answer = await client.call(Command(code), CALL_SECONDS)
+    if answer.code != ResponseCode.SUCCESS:
+        raise CallFailed(f"{client.address} answers {code.name} with {answer.code}: {answer.remark}")
+    return answer.body
