@@ -53,10 +53,10 @@ class ConnectionTable:
                 connection.close()
 
 
-async def open_listeners(port: int, host: str | None = None) -> list[trio.SocketListener]:
+async def open_listeners(port: int, host: str | None = None, backlog: int = BACKLOG) -> list[trio.SocketListener]:
     """Listeners on `port`; raises OSError that names the port."""
     try:
-        return list(await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG))
+        return list(await trio.open_tcp_listeners(port, host=host, backlog=backlog))
     except OSError as error:
         reason = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error}"
         raise OSError(error.errno, f"port {port} {reason}") from None

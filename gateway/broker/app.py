@@ -16,7 +16,7 @@ import trio
 from gateway.broker.clients import ClientTable
 from gateway.broker.gauges import register_gauges
 from gateway.broker.groups import GroupTable
-from gateway.broker.handlers import clients, groups, offsets, pull, runtime, send, topics
+from gateway.broker.handlers import ROUTES, clients
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
 from gateway.broker.offsets import OffsetTable
@@ -29,6 +29,7 @@ from gateway.config import BrokerOptions
 from gateway.connection import Connection
 from gateway.metrics import Metrics
 from gateway.routing import Router
+from gateway.scrape import serve_metrics
 from gateway.server import ConnectionTable, open_listeners, raise_open_file_limit, serve_remoting
 from gateway.services import background
 from gateway.storage import Storage
@@ -39,7 +40,6 @@ from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
 
-ROUTES = [module.routes for module in (clients, groups, offsets, pull, runtime, send, topics)]
 FAST_PORT_REFUSES = frozenset({RequestCode.PULL_MESSAGE, RequestCode.LITE_PULL_MESSAGE})
 CLIENT_SCAN_SECONDS = 10.0
 SECOND = 1.0
@@ -61,19 +61,24 @@ async def serve_broker(
     Raises StoreError if the store cannot be opened, OSError if a port is taken.
     """
     raise_open_file_limit()
-    listeners = await open_listeners(options.listen_port)
     async with AsyncExitStack() as stack:
-        for listener in listeners:
-            await stack.enter_async_context(listener)
-        fast_listeners = await open_listeners(options.listen_port - 2)
-        for listener in fast_listeners:
-            await stack.enter_async_context(listener)
+        listeners = await _listen(stack, options, options.listen_port)
+        fast_listeners = await _listen(stack, options, options.listen_port - 2)
+        metrics_listeners = await _listen(stack, options, options.metrics_port) if options.metrics_port else []
         store = MessageStore.open(store_options, now_ms=now_ms)
         try:
             broker = build_broker(options, store_options, store)
-            await _serve(broker, listeners, fast_listeners, task_status)
+            await _serve(broker, listeners, fast_listeners, metrics_listeners, task_status)
         finally:
             store.close()
+
+
+async def _listen(stack: AsyncExitStack, options: BrokerOptions, port: int) -> list[trio.SocketListener]:
+    """Listeners that close with the stack; every port is taken before the store is touched."""
+    listeners = await open_listeners(port, options.bind_address or None, options.server_socket_backlog)
+    for listener in listeners:
+        await stack.enter_async_context(listener)
+    return listeners
 
 
 def build_broker(options: BrokerOptions, store_options: StoreOptions, store: MessageStore) -> Broker:
@@ -111,6 +116,7 @@ async def _serve(
     broker: Broker,
     listeners: list[trio.SocketListener],
     fast_listeners: list[trio.SocketListener],
+    metrics_listeners: list[trio.SocketListener],
     task_status: trio.TaskStatus[str],
 ) -> None:
     router = Router(broker, ROUTES, observe=broker.metrics.request_done)
@@ -136,9 +142,9 @@ async def _serve(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve, listeners, router)
                 nursery.start_soon(serve, fast_listeners, fast_router)
-                if options.metrics_port:
+                if metrics_listeners:
                     register_gauges(broker.metrics, broker)
-                    await nursery.start(broker.metrics.serve, options.metrics_port)
+                    nursery.start_soon(serve_metrics, metrics_listeners, broker.metrics.exposition)
                 nursery.start_soon(broker.registration.run)
                 task_status.started(f"{options.broker_ip1}:{options.listen_port}")
                 await trio.sleep_forever()

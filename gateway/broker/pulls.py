@@ -26,9 +26,12 @@ Queue = tuple[str, int]
 class Arrived(Protocol):
     """What is known of a message that consumers can see now."""
 
-    topic: str
-    queue_id: int
-    tags_code: int
+    @property
+    def topic(self) -> str: ...
+    @property
+    def queue_id(self) -> int: ...
+    @property
+    def tags_code(self) -> int: ...
 
 
 class ParkedPull:
