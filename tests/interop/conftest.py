@@ -13,7 +13,7 @@ import pytest
 
 from tests.interop import maven, raw
 from tests.interop.child import wait_until
-from tests.interop.driver import Driver, Producer
+from tests.interop.driver import Driver, Producer, PullConsumer
 from tests.interop.processes import OURS, Cluster
 
 CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
@@ -88,10 +88,17 @@ def client(request: pytest.FixtureRequest, drivers: Callable[[str, str], Driver]
     return drivers(version, serialization)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def producer(client: Driver, cluster: Cluster) -> Iterator[Producer]:
     """A producer of the client under test at the shared cluster."""
     with client.producer(cluster.namesrv_addr) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def puller(client: Driver, cluster: Cluster) -> Iterator[PullConsumer]:
+    """A pull consumer of the client under test at the shared cluster."""
+    with client.puller(cluster.namesrv_addr) as started:
         yield started
 
 

