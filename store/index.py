@@ -27,7 +27,7 @@ from typing import NamedTuple
 from store.errors import StoreError
 from store.files import FileSystem, OpenFile, OpenFiles
 from store.indexfile import ENTRY, MAX_SECONDS, PAGE_SLOTS, IndexFile
-from store.keyhash import PAIRS, KeyHashes, key_hash
+from store.keyhash import PAIRS, POWERS, KeyHashes, key_hash
 from store.queuefiles import store_error
 
 _NAME_DIGITS = 17
@@ -198,7 +198,7 @@ class KeyIndex:
         for key in keys:
             try:
                 # Inline of KeyHashes.slowly for a unique key whose head is known.
-                hashed = (topic_hash + heads[key[:30]] + PAIRS[key[30:]]) & 0xFFFFFFFF
+                hashed = (topic_hash * POWERS[len(key)] + heads[key[:-2]] + PAIRS[key[-2:]]) & 0xFFFFFFFF
                 if hashed > 0x7FFFFFFF:
                     hashed = 0x100000000 - hashed
                     if hashed == 0x80000000:
