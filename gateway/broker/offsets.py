@@ -14,7 +14,6 @@ from pathlib import Path
 
 import structlog
 
-from gateway.broker import names
 from gateway.broker.configfile import ConfigFile
 from gateway.routing import Refused
 from protocol.bodies import ConsumerOffsetBody
@@ -106,7 +105,7 @@ class OffsetTable:
         """
         for key, offsets in body.offset_table.items():
             sound = {queue_id: offset for queue_id, offset in offsets.items() if queue_id >= 0 and offset >= 0}
-            if not (_is_key(key) and self._put(key, sound)):
+            if not (all(_split(key)) and self._put(key, sound)):
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets))
             elif len(sound) < len(offsets):
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets) - len(sound))
@@ -133,11 +132,7 @@ def _full() -> Refused:
     return Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
 
 
-def _is_key(key: str) -> bool:
-    topic, group = _split(key)
-    return bool(topic) and names.is_group(group)
-
-
 def _split(key: str) -> tuple[str, str]:
+    """Topic and group. 5.x keeps offsets of `group@broadcast`, too; they stay in the file for its next start."""
     topic, _, group = key.partition("@")
     return topic, group

@@ -22,7 +22,7 @@ UNMEASURED = {
     "putLatency999": "0.00",
     "dispatchMaxBuffer": "0",
     "pageCacheLockTimeMills": "0",
-    "remainTransientStoreBufferNumbs": "0",
+    "remainTransientStoreBufferNumbs": str(2**31 - 1),
     "brokerActive": "true",
     "timerReadBehind": "0",
     "timerOffsetBehind": "0",

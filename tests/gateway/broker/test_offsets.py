@@ -104,10 +104,19 @@ def test_official_files_are_read(path: Path) -> None:
 
 def test_entries_that_can_be_nobodys_are_left_out(path: Path) -> None:
     path.parent.mkdir()
-    path.write_bytes(b'{"offsetTable":{"T@g":{0:-7,-1:5,2:9},"T":{0:1},"T@g@h":{0:1},"@g":{0:1},"T@x/y":{0:1}}}')
+    path.write_bytes(b'{"offsetTable":{"T@g":{0:-7,-1:5,2:9},"T":{0:1},"@g":{0:1},"T@":{0:1}}}')
     table = OffsetTable(path, Clock())
     assert table.queues("g", "T") == {2: 9}
     assert len(table) == 1
+
+
+def test_what_only_a_newer_broker_understands_stays_in_the_file(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"offsetTable":{"T@g@broadcast":{0:3}}}')
+    table = OffsetTable(path, Clock())
+    assert table.query("g", "T", 0) == NOT_FOUND
+    table.file.save()
+    assert b'"T@g@broadcast":{0:3' in path.read_bytes()
 
 
 names = st.text("abcXYZ019%|-_", min_size=1, max_size=20)

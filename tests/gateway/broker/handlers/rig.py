@@ -117,16 +117,18 @@ class Rig:
         return messages
 
 
+SMALL_FILES = {
+    "mapped_file_size_commit_log": 1 << 20,
+    "mapped_file_size_consume_queue": 20 * 1000,
+    "max_hash_slot_num": 100,
+    "max_index_num": 400,
+}
+
+
 def small_options(root: Path, **values: Any) -> StoreOptions:
-    return StoreOptions(
-        store_path_root_dir=str(root),
-        store_path_commit_log=str(root / "commitlog"),
-        mapped_file_size_commit_log=1 << 20,
-        mapped_file_size_consume_queue=20 * 1000,
-        max_hash_slot_num=100,
-        max_index_num=400,
-        **values,
-    )
+    """Options of a store whose files are small."""
+    paths = {"store_path_root_dir": str(root), "store_path_commit_log": str(root / "commitlog")}
+    return StoreOptions(**(SMALL_FILES | paths | values))
 
 
 def options(**values: Any) -> BrokerOptions:
