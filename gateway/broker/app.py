@@ -22,11 +22,13 @@ from gateway.broker.locks import LockTable
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.pulls import ParkedPulls
 from gateway.broker.registration import Registration
+from gateway.broker.replication import Replication
 from gateway.broker.state import Broker
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.connection import Connection
+from gateway.ha.locator import MasterLocator
 from gateway.metrics import Metrics
 from gateway.routing import Router
 from gateway.scrape import serve_metrics
@@ -36,7 +38,7 @@ from gateway.storage import Storage
 from protocol.codes import RequestCode
 from protocol.sendreply import SendReplyEncoder
 from store.engine import MessageStore
-from store.options import StoreOptions
+from store.options import BrokerRole, StoreOptions
 
 log = structlog.get_logger(__name__)
 
@@ -64,11 +66,13 @@ async def serve_broker(
     async with AsyncExitStack() as stack:
         listeners = await _listen(stack, options, options.listen_port)
         fast_listeners = await _listen(stack, options, options.listen_port - 2)
+        is_master = store_options.broker_role is not BrokerRole.SLAVE
+        ha_listeners = await _listen(stack, options, _ha_port(options, store_options)) if is_master else []
         metrics_listeners = await _listen(stack, options, options.metrics_port) if options.metrics_port else []
         store = MessageStore.open(store_options, now_ms=now_ms)
         try:
             broker = build_broker(options, store_options, store)
-            await _serve(broker, listeners, fast_listeners, metrics_listeners, task_status)
+            await _serve(broker, listeners, fast_listeners, ha_listeners, metrics_listeners, task_status)
         finally:
             store.close()
 
@@ -81,27 +85,40 @@ async def _listen(stack: AsyncExitStack, options: BrokerOptions, port: int) -> l
     return listeners
 
 
+def _ha_port(options: BrokerOptions, store_options: StoreOptions) -> int:
+    return store_options.ha_listen_port or options.listen_port + 1
+
+
 def build_broker(options: BrokerOptions, store_options: StoreOptions, store: MessageStore) -> Broker:
     """A broker around an open store, with its tables as they are on disk."""
     config = Path(store_options.store_path_root_dir) / "config"
     topic_table = TopicTable(options, config / "topics.json", now_ms)
     group_table = GroupTable(options, config / "subscriptionGroup.json", now_ms)
-    ha_address = f"{options.broker_ip2}:{store_options.ha_listen_port or options.listen_port + 1}"
-    registration = Registration(options, topic_table, ha_address)
+    offset_table = OffsetTable(config / "consumerOffset.json", now_ms)
+    locator = MasterLocator(
+        options.broker_name, options.namesrv_addr, fixed_ha_address=store_options.ha_master_address
+    )
+    ha_address = f"{options.broker_ip2}:{_ha_port(options, store_options)}"
+    registration = Registration(options, topic_table, ha_address, answered=locator.answered)
+    locator.register_again = registration.topic_changed
     pulls = ParkedPulls()
+    storage = Storage(store, store_options, arrived=pulls.arrived)
     return Broker(
         options=options,
         store_options=store_options,
         store=store,
-        storage=Storage(store, store_options, arrived=pulls.arrived),
+        storage=storage,
         topics=topic_table,
         groups=group_table,
-        offsets=OffsetTable(config / "consumerOffset.json", now_ms),
+        offsets=offset_table,
         clients=ClientTable(now_ms),
         locks=LockTable(now_ms),
         pulls=pulls,
         incoming=IncomingMessages(options, store_options, topic_table, group_table, now_ms, registration.topic_changed),
         registration=registration,
+        replication=Replication(
+            options, store_options, storage, locator, topic_table, group_table, offset_table
+        ),
         send_replies=SendReplyEncoder(options.region_id, options.trace_on),
         metrics=Metrics(
             {"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name}
@@ -116,6 +133,7 @@ async def _serve(
     broker: Broker,
     listeners: list[trio.SocketListener],
     fast_listeners: list[trio.SocketListener],
+    ha_listeners: list[trio.SocketListener],
     metrics_listeners: list[trio.SocketListener],
     task_status: trio.TaskStatus[str],
 ) -> None:
@@ -129,6 +147,7 @@ async def _serve(
     storage, options = broker.storage, broker.options
     async with (
         background(storage.flush_forever, storage.maintain_forever),
+        background(*broker.replication.services(ha_listeners)),
         background(
             partial(_save_tables, broker),
             partial(_save_offsets, broker),

@@ -10,6 +10,7 @@ from gateway.broker.locks import LockTable
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.pulls import ParkedPulls
 from gateway.broker.registration import Registration
+from gateway.broker.replication import Replication
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
@@ -37,6 +38,7 @@ class Broker:
     pulls: ParkedPulls
     incoming: IncomingMessages
     registration: Registration
+    replication: Replication
     send_replies: SendReplyEncoder
     metrics: Metrics
     stats: BrokerStats

@@ -118,7 +118,12 @@ class ReplicaProgress:
     # ---- what that means
 
     def in_reach(self, offset: int) -> bool:
-        """Whether enough slaves are there and less than `reach_bytes` behind `offset`; if not: SLAVE_NOT_AVAILABLE."""
+        """Whether enough slaves have `offset`, or are there and less than `reach_bytes` behind it.
+
+        If not, a send that waits for them is answered with SLAVE_NOT_AVAILABLE.
+        """
+        if self.acknowledged.offset >= offset > 0:
+            return True
         return self._present >= 0 and offset - self._present < self._reach_bytes
 
 

@@ -78,6 +78,7 @@ def test_the_slower_of_two_acknowledges_when_three_copies_are_wanted() -> None:
     assert progress.acknowledged.offset == 30
     progress.detach(two)
     assert not progress.in_reach(80)
+    assert progress.in_reach(30)  # it was in three places once
     assert progress.acknowledged.offset == 30
 
 
@@ -86,7 +87,7 @@ def test_a_slave_that_left_no_longer_makes_the_master_look_served() -> None:
     slave = attach(progress, 5000)
     progress.detach(slave)
     attach(progress, 10, host="10.0.0.2")
-    assert not progress.in_reach(5000)
+    assert not progress.in_reach(5001)
 
 
 def test_a_new_link_of_one_slave_takes_the_place_of_the_old() -> None:
@@ -173,10 +174,11 @@ class Cluster(RuleBasedStateMachine):
         needed = self.copies - 1
         now = acked[needed - 1] if len(acked) >= needed else -1
         assert self.progress.acknowledged.offset >= now
-        assert self.progress.in_reach(now + REACH - 1) == (now >= 0)
-        assert not self.progress.in_reach(now + REACH)
         self.highest = max(getattr(self, "highest", 0), now)
         assert self.progress.acknowledged.offset == self.highest
+        for offset in (self.highest + 1, now + REACH - 1, now + REACH):
+            near = now >= 0 and offset < now + REACH
+            assert self.progress.in_reach(offset) == (near or 0 < offset <= self.highest)
 
 
 TestCluster = Cluster.TestCase
