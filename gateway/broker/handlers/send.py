@@ -14,16 +14,11 @@ from protocol.codes import FLAG_ONEWAY, RequestCode, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.errors import RemoteProtocolError
 from protocol.message import NewMessage
-from protocol.requests.send import SendBatchMessage, SendMessage, SendMessageV2
+from protocol.requests.send import SendMessage, SendMessageV2, batch_header
 from store.errors import StoreError
 
 routes = Routes()
 
-_HEADERS: dict[int, type[SendMessage | SendMessageV2]] = {
-    RequestCode.SEND_MESSAGE: SendMessage,
-    RequestCode.SEND_MESSAGE_V2: SendMessageV2,
-    RequestCode.SEND_BATCH_MESSAGE: SendBatchMessage,
-}
 _REMARKS = {
     ResponseCode.FLUSH_DISK_TIMEOUT: "stored, but not flushed in time: FLUSH_DISK_TIMEOUT",
     ResponseCode.SLAVE_NOT_AVAILABLE: "stored, but no slave is within reach: SLAVE_NOT_AVAILABLE",
@@ -52,7 +47,7 @@ def send_messages(broker: Broker, connection: Connection, commands: list[Command
     messages: list[NewMessage] = []
     for command in commands:
         try:
-            header = command.typed_header(_HEADERS[command.code])
+            header = _header(command)
             if header.batch or command.code == RequestCode.SEND_BATCH_MESSAGE:
                 batch = incoming.accept_batch(header, command, connection)
                 _append(broker, connection, requests, messages, started)
@@ -64,6 +59,14 @@ def send_messages(broker: Broker, connection: Connection, commands: list[Command
         except (Refused, RemoteProtocolError) as refusal:
             _refuse(broker, connection, command, refusal, started)
     _append(broker, connection, requests, messages, started)
+
+
+def _header(command: Command) -> SendMessage | SendMessageV2:
+    if command.code == RequestCode.SEND_MESSAGE_V2:
+        return command.typed_header(SendMessageV2)
+    if command.code == RequestCode.SEND_MESSAGE:
+        return command.typed_header(SendMessage)
+    return command.typed_header(batch_header(command.fields))
 
 
 def _append(
@@ -94,7 +97,7 @@ def _append_batch(
         end = broker.storage.append(messages, atomic=True)
     except StoreError as error:
         raise _store_refusal(error) from None
-    ids = ",".join([broker.message_id_message_id(message.physical_offset) for message in messages])
+    ids = ",".join([broker.incoming.message_id(message.physical_offset) for message in messages])
     first = messages[0]
     _stored(broker, connection, [Stored(command, ids, first.queue_id, first.queue_offset)], messages, end, started)
 
