@@ -216,11 +216,10 @@ class Dispatcher:
             self._last_timestamp = records[-1].store_timestamp
         progress = scanner.offset > self.dispatched_offset
         self.dispatched_offset = scanner.offset
-        if scanner.stop is not None and (
-            scanner.stop.reason is not None or not (records or self._read(scanner.offset, 1))
-        ):
-            good = find_record(self._read, self._file_size, scanner.offset + 1, until)
-            self.damaged(scanner.stop, good)
+        stop = scanner.stop
+        if stop is not None and stop.offset < until and (stop.reason or not self._read(stop.offset, 1)):
+            good = find_record(self._read, self._file_size, stop.offset + 1, until)
+            self.damaged(stop, good)
             if good is not None and good > self.dispatched_offset:
                 self.dispatched_offset = good
                 return True

@@ -169,6 +169,8 @@ class MessageStore:
         apply(verdict, files, root, now_ms())
         derived.mend(derived_verdict)
         store._upkeep.floors = store._floors = derived.floors
+        if derived.rebuilt:
+            store._upkeep.checkpoint(clean=False)
         return store
 
     def _derived(self, progress: Progress) -> Derived:
@@ -201,7 +203,7 @@ class MessageStore:
                 self.flush_done(job)
                 while self._dispatcher.step(4096, self._log.end_offset):
                     self._write_pending()
-                self._upkeep.close()
+                self._upkeep.checkpoint(clean=True)
                 self._log.close()
                 self._fs.unlink(f"{self._root}/abort")
                 self._fs.sync_directory(self._root)

@@ -53,6 +53,16 @@ def save(root: str, manifest: Manifest, fs: FileSystem) -> None:
     save_json(f"{root}/{FILE}", msgspec.json.encode(manifest), fs=fs)
 
 
+def withdraw(root: str, fs: FileSystem) -> None:
+    """Nothing vouches for the derived files any more: they are about to be made again. OSError."""
+    path = f"{root}/{FILE}"
+    found = [name for name in (path, f"{path}.bak") if fs.stat(name) is not None]
+    for name in found:
+        fs.unlink(name)
+    if found:
+        fs.sync_directory(path.rpartition("/")[0])
+
+
 def snapshot(queues: Iterable[ConsumeQueue], floors: Mapping[tuple[str, int], int]) -> list[KnownQueue]:
     """The queues that ever held a message; ``floors``: where numbering goes on behind lost messages."""
     known = [

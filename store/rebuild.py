@@ -28,7 +28,7 @@ from store.dispatch import Dispatcher, Mark
 from store.files import FileSystem
 from store.index import KeyIndex
 from store.jsonfile import load_json
-from store.manifest import KnownQueue, Manifest, newest_change
+from store.manifest import KnownQueue, Manifest, newest_change, withdraw
 from store.queue import ConsumeQueue
 from store.recovery import LogVerdict, Progress
 from store.scan import Record, walk
@@ -75,6 +75,7 @@ class Derived:
         self._progress = progress
         self._damaged = damaged
         self._begin = max(min(verdict.begin, verdict.end), commit_log.start_offset)
+        self.rebuilt = False  # the next checkpoint is due at once
         self.floors: dict[QueueName, int] = {}
 
     # --- judge ---------------------------------------------------------------------------------------
@@ -153,6 +154,10 @@ class Derived:
         """Make the derived files what the log says, up to its end. StoreError."""
         clean = self._log_verdict.clean
         end = self._log_verdict.end
+        if verdict.queues or verdict.index_reason is not None or verdict.compare:
+            # A stop in the middle of this must not leave a manifest that speaks for what is gone.
+            withdraw(self._root, self._fs)
+            self.rebuilt = True
         for (topic, queue_id), reason in verdict.queues.items():
             log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
             self._queues.reset(topic, queue_id)

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 KEPT_DIRECTORY: Final = "pocketmq-recovered"
 SECTOR: Final = 512
+TELLING: Final = 3  # a record may well begin with two zeros, as its size does, but hardly with three
 SLACK_MS: Final = 3000  # the official broker goes back this far behind its checkpoint
 
 Progress = Callable[[str, int, int], None]
@@ -242,23 +243,24 @@ class _Inspection:
         return good
 
     def _was_never_written(self, begin: int, good: int) -> bool:
-        """Whether a sector between the two reads as it was before anything was written to it."""
-        stop = begin - begin % SECTOR + SECTOR
-        data = self.files.read(begin, min(stop, good) - begin)
-        if data and data.count(0) == len(data):
-            return True
-        position = stop
-        while position + SECTOR <= good:
-            data = self.files.read(position, SECTOR)
-            if data and data.count(0) == len(data):
+        """Whether a sector between the two reads as it was before anything was written to it.
+
+        The sector that ``good`` begins in was written, so what it holds in front of ``good`` is no evidence.
+        """
+        file_size = self.files.file_size
+        position = begin
+        while position < good:
+            inside = position % file_size
+            base = position - inside
+            stop = min(base + inside - inside % SECTOR + SECTOR, base + file_size)
+            if stop > good:
+                return False
+            data = self.files.read(position, stop - position)
+            if not data:  # no file
+                stop = base + file_size
+            elif data.count(0) == len(data) and len(data) >= TELLING:
                 return True
-            if not data:
-                following = self.files.next_base(position)
-                if following is None or following >= good:
-                    return False
-                position = following
-                continue
-            position += SECTOR
+            position = stop
         return False
 
     def _cut(self, end: int, rest: int, reason: str) -> None:

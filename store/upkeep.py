@@ -206,14 +206,19 @@ class Upkeep:
                 self._vouched = job.mark.offset
         return self._round is not None
 
-    def close(self) -> None:
-        """Everything safe, and a checkpoint that says so. The log is flushed already. StoreError, OSError."""
+    def checkpoint(self, *, clean: bool) -> None:
+        """Everything safe, and a checkpoint that says so. The log is flushed already. StoreError, OSError.
+
+        ``clean``: nothing follows, so that the next start may compare what it finds with what is written here.
+        """
         self._queues.flush()
         if self._index is not None:
             self._index.flush()
         mark = self._dispatcher.mark
         complete = mark.offset == self._log.end_offset
         manifest = self._describe(mark)
-        for known in manifest.queues:
-            known.changed_ns = newest_change(self._root, known, self._fs)
-        self._end_round(manifest, self._vouch(mark, clean=complete))
+        if clean:
+            for known in manifest.queues:
+                known.changed_ns = newest_change(self._root, known, self._fs)
+        self._end_round(manifest, self._vouch(mark, clean=clean and complete))
+        self._vouched = mark.offset
