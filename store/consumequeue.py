@@ -38,6 +38,7 @@ from store.queue import Boundary, ConsumeQueue
 from store.queuefiles import (
     BLANK_SIZE,
     BLANK_UNIT,
+    PLACE_UNIT,
     UNIT,
     UNIT_SIZE,
     QueueFiles,
@@ -59,6 +60,7 @@ UnitCheck = Callable[[str, int, int, int, int], bool]
 
 _pack_unit = UNIT.pack
 _MAX_ANOMALIES = 1000
+_HIGHEST_OFFSET = (1 << 62) // UNIT_SIZE
 
 
 class Anomaly(NamedTuple):
@@ -143,10 +145,7 @@ class ConsumeQueues:
         extent = loader.load(topic, queue_id, commitlog_min)
         if extent is None:
             return
-        queue = self._create(topic, queue_id, extent)
-        size = self._files.file_size
-        if extent.min_offset * UNIT_SIZE // size != extent.max_offset * UNIT_SIZE // size:
-            queue.correct_min(commitlog_min)
+        self._create(topic, queue_id, extent)
 
     # Putting units
 
@@ -184,7 +183,10 @@ class ConsumeQueues:
     ) -> None:
         queue = self.queue(topic, queue_id, create=True)
         assert queue is not None
-        if queue_offset < queue.max_offset:
+        if queue_offset != queue.max_offset == queue.min_offset and physical_offset >= queue.max_physical_end:
+            if not self._begin_at(queue, queue_offset, physical_offset, size):
+                return
+        elif queue_offset < queue.max_offset:
             if queue_offset < queue.min_offset or not self._replaces(
                 queue, queue_offset, physical_offset, size, tags_code
             ):
@@ -217,19 +219,20 @@ class ConsumeQueues:
         self.cut(queue, queue_offset)
         return True
 
+    def _begin_at(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int) -> bool:
+        """An empty queue has nothing to lose: begin where the log says. False: no file could have that name."""
+        if not 0 <= queue_offset <= _HIGHEST_OFFSET:
+            self._note("implausible", queue, queue_offset, physical_offset, size)
+            return False
+        self._writer.forget(queue)
+        self._files.remove_queue(queue.topic, queue.queue_id)
+        # Blanks in front are written with the first unit.
+        queue.min_offset = queue.max_offset = queue_offset
+        return True
+
     def _reach(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int) -> bool:
         """Bring the end of the queue up to an offset above it. False: too far, nothing was changed."""
         gap = queue_offset - queue.max_offset
-        if queue_offset > (1 << 62) // UNIT_SIZE:
-            self._note("implausible", queue, queue_offset, physical_offset, size)
-            return False
-        if queue.min_offset == queue.max_offset:
-            # Nothing to lose: begin here. Blanks in front are written with the first unit.
-            self._writer.forget(queue)
-            if queue.max_offset or self._files.bases(queue.topic, queue.queue_id):
-                self._files.remove_queue(queue.topic, queue.queue_id)
-            queue.min_offset = queue.max_offset = queue_offset
-            return True
         if gap * UNIT_SIZE > self._files.file_size:
             self._note("implausible", queue, queue_offset, physical_offset, size)
             return False
@@ -258,16 +261,20 @@ class ConsumeQueues:
     # Cutting and removing
 
     def cut(self, queue: ConsumeQueue, offset: int) -> None:
-        """Remove all units from ``offset`` on, and everything else behind it in the files.
+        """Remove all units from ``offset`` on, and everything else behind it in the files; blanks before it as well.
 
-        Also brings the last file to its right size. The queue is empty afterwards if offset ≤ min_offset.
+        Also brings the last file to its right size. The queue is empty afterwards if offset <= min_offset.
         """
+        last = None
+        while offset > queue.min_offset and ((last := queue.unit(offset - 1)) is None or last[1] == BLANK_SIZE):
+            offset, last = offset - 1, None
         self._writer.cut(queue, offset)
         queue.max_offset = min(queue.max_offset, offset)
         queue.min_offset = min(queue.min_offset, queue.max_offset)
-        last = queue.unit(queue.max_offset - 1) if queue.max_offset > queue.min_offset else None
-        queue.max_physical_end = 0 if last is None or last[1] == BLANK_SIZE else last[0] + last[1]
+        queue.max_physical_end = 0 if last is None else last[0] + last[1]
         self._writer.mark_cut(queue)
+        if last is None and queue.raw(offset - 1, 1) == BLANK_UNIT:
+            self._writer.overwrite(queue, offset - 1, PLACE_UNIT, 0)
 
     def truncate_from_physical(self, limit: int, *, mend_tails: bool = False) -> int:
         """Cut every queue at its first unit whose record begins at or above ``limit``; returns how many were cut.
@@ -345,8 +352,10 @@ class ConsumeQueues:
         size = self._files.file_size
         if begin < size:
             return 0
-        keep = min(self._files.base_of(begin), self._files.base_of(max(0, queue.max_offset * UNIT_SIZE - 1)))
-        expired = [base for base in self._files.bases(queue.topic, queue.queue_id) if base < keep]
+        # The newest file on disk stays even if units that are still in memory will begin another: it tells the
+        # queue's offset after a crash.
+        bases = self._files.bases(queue.topic, queue.queue_id)
+        expired = [base for base in bases[:-1] if base + size <= begin]
         for base in expired:
             self._files.remove_file(self._files.path(queue.topic, queue.queue_id, base))
         return len(expired)

@@ -26,6 +26,9 @@ UNIT = struct.Struct(">qiq")  # physical_offset, size, tags_code: twin of layout
 UNIT_SIZE = UNIT.size
 BLANK_SIZE = 0x7FFFFFFF  # size field of a unit that stands for no message; its physical offset is 0
 BLANK_UNIT = UNIT.pack(0, BLANK_SIZE, 0)
+# The last blank of a queue that has nothing but blanks. Official recovery takes a blank for a record that ends at
+# 2 GiB, and would dispatch nothing below that if a queue ended with one; this one ends at 1.
+PLACE_UNIT = UNIT.pack(0, 1, 0)
 NAME_DIGITS = 20
 _BLANK_STEP = 4096  # units written at once when a range is filled with blanks
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})

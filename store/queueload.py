@@ -20,6 +20,7 @@ from store.files import StrPath
 from store.queuefiles import (
     BLANK_SIZE,
     BLANK_UNIT,
+    PLACE_UNIT,
     UNIT,
     UNIT_SIZE,
     QueueFiles,
@@ -51,6 +52,14 @@ class QueueExtent(NamedTuple):
 
 
 EMPTY = QueueExtent(0, 0, 0)
+
+
+class _FileExtent(NamedTuple):
+    """Units of one file: how many, the first that is alive (``end``: none), and where the last one's record ends."""
+
+    end: int
+    first: int
+    physical_end: int
 
 
 def is_unit(data: bytes, at: int = 0) -> bool:
@@ -108,12 +117,12 @@ class _OneFile:
         physical, size, _ = UNIT.unpack(data)
         if physical < 0 or size <= 0:
             return False
-        if size != BLANK_SIZE:
+        if size != BLANK_SIZE and data != PLACE_UNIT:
             self.seen.append((index, physical))
         return True
 
     def end(self) -> int:
-        """Number of units up to the first place without one, trailing blanks left out."""
+        """Number of units up to the first place without one."""
         capacity = self._files.file_size // UNIT_SIZE
         pages = 1  # pages that are full; doubled first, because most queues of many are short
         while pages * _PAGE_UNITS <= capacity and self.has_unit(pages * _PAGE_UNITS - 1):
@@ -122,16 +131,22 @@ class _OneFile:
             pages // 2, min(pages, capacity // _PAGE_UNITS), lambda at: self.has_unit((at + 1) * _PAGE_UNITS - 1)
         )
         first = page * _PAGE_UNITS
-        found = bisect(first, min(first + _PAGE_UNITS, capacity), self.has_unit)
-        while found and self.unit(found - 1) == BLANK_UNIT:
-            found -= 1
-        return found
+        return bisect(first, min(first + _PAGE_UNITS, capacity), self.has_unit)
 
     def blanks(self, end: int) -> int:
         """Number of blank units that the file begins with."""
-        if self.unit(0) != BLANK_UNIT:
+        if self.unit(0) not in (BLANK_UNIT, PLACE_UNIT):
             return 0
-        return bisect(0, end, lambda index: self.unit(index) == BLANK_UNIT)
+        found = bisect(0, end, lambda index: self.unit(index) == BLANK_UNIT)
+        return found + (found < end and self.unit(found) == PLACE_UNIT)
+
+    def physical_end(self, blanks: int, end: int) -> int:
+        """Where the record of the last unit that is no blank ends; 0 without one."""
+        for index in range(end - 1, blanks - 1, -1):
+            physical, size, _ = UNIT.unpack(self.unit(index))
+            if size != BLANK_SIZE:
+                return int(physical + size)
+        return 0
 
     def complaint(self, end: int) -> tuple[int, str] | None:
         """(byte, reason) if what was seen around the end cannot be right."""
@@ -180,18 +195,18 @@ class QueueLoader:
         try:
             for base in reversed(bases):
                 path = self._files.path(topic, queue_id, base)
-                end, physical_end, first = self._end(topic, queue_id, base, commitlog_min)
-                if end or base == bases[0]:
+                last = self._look(topic, queue_id, base, commitlog_min)
+                if last.end or base == bases[0]:
                     break
-            max_offset = base // UNIT_SIZE + end
-            if base != bases[0]:
-                path = self._files.path(topic, queue_id, bases[0])
-                _, _, first = self._end(topic, queue_id, bases[0], commitlog_min)
-                base = bases[0]
-            min_offset = min(base // UNIT_SIZE + first, max_offset)
+            max_offset = base // UNIT_SIZE + last.end
+            for first_base in bases:
+                path = self._files.path(topic, queue_id, first_base)
+                first = last if first_base == base else self._look(topic, queue_id, first_base, commitlog_min)
+                if first.first < first.end or first_base == base:
+                    break
         except OSError as error:
             raise store_error(error, path, "read") from error
-        return QueueExtent(min_offset, max_offset, physical_end)
+        return QueueExtent(min(first_base // UNIT_SIZE + first.first, max_offset), max_offset, last.physical_end)
 
     def _bases(self, topic: str, queue_id: int, names: list[str]) -> list[int]:
         directory = self._files.directory(topic, queue_id)
@@ -217,8 +232,7 @@ class QueueLoader:
             reason = f"{status.size} bytes long instead of {self._files.file_size}"
             self._complain(topic, queue_id, str(path), -1, reason)
 
-    def _end(self, topic: str, queue_id: int, base: int, commitlog_min: int) -> tuple[int, int, int]:
-        """(units, physical end of the last one, first unit at or above commitlog_min) of one file."""
+    def _look(self, topic: str, queue_id: int, base: int, commitlog_min: int) -> _FileExtent:
         file = _OneFile(self._files, self._files.path(topic, queue_id, base))
         try:
             if file.size != self._files.file_size:
@@ -228,13 +242,11 @@ class QueueLoader:
             wrong = file.complaint(end)
             if wrong is not None:
                 self._complain(topic, queue_id, file.path, *wrong)
-            if not end:
-                return 0, 0, 0
-            physical, size, _ = UNIT.unpack(file.unit(end - 1))
             first = file.blanks(end)
-            if UNIT.unpack(file.unit(first))[0] < commitlog_min:
+            physical_end = file.physical_end(first, end)
+            if first < end and UNIT.unpack(file.unit(first))[0] < commitlog_min:
                 first = bisect(first, end, lambda at: UNIT.unpack(file.unit(at))[0] < commitlog_min)
-            return end, physical + size, first
+            return _FileExtent(end, first, physical_end)
         finally:
             file.close()
 

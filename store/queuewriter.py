@@ -33,7 +33,10 @@ class QueueFlush:
         self._directories = directories
 
     def run(self) -> None:
-        """fdatasync each file, and the directories of files that were made. StoreError with the name."""
+        """fdatasync each file, and the directories of files that were made. StoreError with the name.
+
+        Lets go of the files at the end, so that the next flush may open as many.
+        """
         path = ""
         try:
             for path in self._files:
@@ -43,6 +46,7 @@ class QueueFlush:
                     self._fs.sync_directory(path)
         except OSError as error:
             raise store_error(error, path, "flush") from error
+        self._files.clear()
 
 
 class QueueWriter:
