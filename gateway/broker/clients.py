@@ -1,8 +1,7 @@
 """ClientTable: which producers and consumers are connected, as their heartbeats said.
 
 The identity of a member is its connection: two processes may carry one client id (containers with equal addresses and
-process numbers), and both are listed then. A group's subscriptions are those of the heartbeat that came last, newer
-`subVersion` first, as clients expect of the official ConsumerManager.
+process numbers), and both are listed then.
 
 Methods change the table and return whom that concerns: `GroupChange` says which connections must be told that their
 group has changed (NOTIFY_CONSUMER_IDS_CHANGED), the connection that caused it among them, as it waits for this before
@@ -11,124 +10,17 @@ bounded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import msgspec
 
+from gateway.broker.members import Conflict, ConsumerGroup, GroupChange, Member, Peer, signature
 from gateway.routing import Refused
 from protocol.bodies import ConsumerData, SubscriptionData
 from protocol.codes import ResponseCode
-from protocol.command import Command
 
 MEMBER_LIFETIME_MS = 120_000
 MAX_GROUPS_PER_CONNECTION = 10_000
 MAX_TOPICS_PER_GROUP = 10_000
-
-
-class Peer(Protocol):
-    """What the table and its users need of a connection; compared by identity."""
-
-    @property
-    def remote_address(self) -> str: ...
-
-    def notify(self, command: Command) -> None: ...
-
-    async def request(self, command: Command, timeout: float) -> Command: ...
-
-    def close(self) -> None: ...
-
-    def __hash__(self) -> int: ...
-
-
-class Member(msgspec.Struct, gc=False, eq=False):
-    """One connection's part in one group."""
-
-    connection: Peer
-    client_id: str
-    language: int
-    version: int
-    last_heartbeat_ms: int
-    subscription: tuple[tuple[str, str, str], ...] = ()
-
-
-class GroupChange(msgspec.Struct, frozen=True):
-    """A consumer group whose members or topics changed, and the connections to tell."""
-
-    group: str
-    connections: tuple[Peer, ...]
-
-
-class Conflict(msgspec.Struct, frozen=True):
-    """Two members of one group that subscribe differently, so that neither gets all it asked for."""
-
-    group: str
-    member: str
-    subscription: str
-    other_member: str
-    other_subscription: str
-
-
-class ConsumerGroup:
-    """The connected members of one consumer group and what they subscribe to."""
-
-    __slots__ = (
-        "conflict_known",
-        "consume_from_where",
-        "consume_type",
-        "members",
-        "message_model",
-        "name",
-        "subscriptions",
-    )
-
-    def __init__(self, data: ConsumerData) -> None:
-        self.name = data.group_name
-        self.consume_type = data.consume_type
-        self.message_model = data.message_model
-        self.consume_from_where = data.consume_from_where
-        self.members: dict[Peer, Member] = {}
-        self.subscriptions: dict[str, SubscriptionData] = {}
-        self.conflict_known = False
-
-    def update(self, data: ConsumerData) -> bool:
-        """Takes over what the heartbeat says; returns whether the set of topics changed."""
-        self.consume_type = data.consume_type
-        self.message_model = data.message_model
-        self.consume_from_where = data.consume_from_where
-        changed = False
-        told = set()
-        for subscription in data.subscription_data_set:
-            topic = subscription.topic
-            told.add(topic)
-            known = self.subscriptions.get(topic)
-            if known is None:
-                changed = True
-            if known is None or subscription.sub_version > known.sub_version:
-                self.subscriptions[topic] = subscription
-        for topic in self.subscriptions.keys() - told:
-            del self.subscriptions[topic]
-            changed = True
-        return changed
-
-    def client_ids(self) -> list[str]:
-        return [member.client_id for member in self.members.values()]
-
-    def conflict(self, member: Member) -> Conflict | None:
-        """The first disagreement found since all members agreed; told once."""
-        other = next((other for other in self.members.values() if other.subscription != member.subscription), None)
-        if other is None:
-            self.conflict_known = False
-            return None
-        if self.conflict_known:
-            return None
-        self.conflict_known = True
-        return Conflict(
-            group=self.name,
-            member=member.client_id,
-            subscription=_describe(member),
-            other_member=other.client_id,
-            other_subscription=_describe(other),
-        )
 
 
 class Memberships(msgspec.Struct, eq=False):
@@ -177,7 +69,7 @@ class ClientTable:
         changes, conflicts = [], []
         for data in consumers:
             memberships.consumer_groups.add(data.group_name)
-            member = Member(connection, client_id, language, version, now, _signature(data))
+            member = Member(connection, client_id, language, version, now, signature(data))
             change, conflict = self._renew_consumer(data, member)
             if change is not None:
                 changes.append(change)
@@ -360,11 +252,3 @@ def _change(group: ConsumerGroup) -> GroupChange:
 
 def _stale(members: Iterable[Member], oldest_ms: int) -> list[Member]:
     return [member for member in members if member.last_heartbeat_ms < oldest_ms]
-
-
-def _signature(data: ConsumerData) -> tuple[tuple[str, str, str], ...]:
-    return tuple(sorted((s.topic, s.expression_type or "TAG", s.sub_string) for s in data.subscription_data_set))
-
-
-def _describe(member: Member) -> str:
-    return ", ".join(f"{topic}: {expression}" for topic, _, expression in member.subscription)

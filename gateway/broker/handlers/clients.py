@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from gateway.broker import names
-from gateway.broker.clients import GroupChange, Member
+from gateway.broker.members import GroupChange, Member
 from gateway.broker.state import Broker
 from gateway.broker.subscriptions import is_tag_type
 from gateway.connection import Connection, ConnectionClosed

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.broker import clients
-from gateway.broker.clients import ClientTable, Conflict, GroupChange
+from gateway.broker.clients import ClientTable
+from gateway.broker.members import Conflict, GroupChange
 from gateway.routing import Refused
 from protocol.bodies import ConsumerData, SubscriptionData
 from tests.gateway.broker.fakes import Clock, FakePeer
@@ -159,13 +160,6 @@ def test_differing_subscriptions_are_reported_once(table: ClientTable) -> None:
     assert two.beat(consumer("g", T="c"))[1] == []
     assert two.beat(consumer("g", T="a"))[1] == []
     assert len(two.beat(consumer("g", T="b"))[1]) == 1
-
-
-def test_a_conflict_in_topics_names_them(table: ClientTable) -> None:
-    one, two = Consumer(table, "one"), Consumer(table, "two")
-    one.beat(consumer("g", T="*", U="x"))
-    (conflict,) = two.beat(consumer("g", T="*"))[1]
-    assert (conflict.other_subscription, conflict.subscription) == ("T: *, U: x", "T: *")
 
 
 def test_a_heartbeat_without_groups_leaves_no_trace(table: ClientTable) -> None:

@@ -96,7 +96,9 @@ class Rig:
         command = Command(code, 8, flag=FLAG_ONEWAY, header=header, body=body)
         self.router.run(self.tool, Command(code, 8, flag=FLAG_ONEWAY, fields=command.fields, body=body))  # type: ignore[arg-type]
 
-    def store_messages(self, topic: str, queue_id: int, count: int, *, tags: str | None = None) -> list[NewMessage]:
+    def store_messages(
+        self, topic: str, queue_id: int, count: int, *, tags: str | None = None, keys: tuple[str, ...] = ()
+    ) -> list[NewMessage]:
         """Puts messages into the log; the clock says when."""
         messages = [
             NewMessage(
@@ -110,6 +112,7 @@ class Rig:
                 body=b"body %d" % number,
                 properties=b"TAGS\x01" + tags.encode() if tags else b"",
                 tags_code=tags_code(tags),
+                keys=keys,
             )
             for number in range(count)
         ]
