@@ -12,6 +12,8 @@ import msgspec
 from protocol.bodies import ConsumerData, SubscriptionData
 from protocol.command import Command
 
+DESCRIPTION_LENGTH = 1000
+
 
 class Peer(Protocol):
     """What the table and its users need of a connection; compared by identity."""
@@ -125,4 +127,5 @@ def signature(data: ConsumerData) -> tuple[tuple[str, str, str], ...]:
 
 
 def _describe(member: Member) -> str:
-    return ", ".join(f"{topic}: {expression}" for topic, _, expression in member.subscription)
+    text = ", ".join(f"{topic}: {expression}" for topic, _, expression in member.subscription)
+    return text if len(text) <= DESCRIPTION_LENGTH else text[:DESCRIPTION_LENGTH] + "…"

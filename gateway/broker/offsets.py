@@ -12,6 +12,7 @@ group, a queue that exists) is checked by the handlers.
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from gateway.broker.configfile import ConfigFile
@@ -22,6 +23,8 @@ from store.jsonfile import load_json
 
 MAX_ENTRIES = 1_000_000
 NOT_FOUND = -1
+
+_quoted = msgspec.json.Encoder().encode
 
 log = structlog.get_logger(__name__)
 
@@ -119,13 +122,19 @@ class OffsetTable:
         self.file.dirty = True
         return True
 
-    def snapshot(self) -> ConsumerOffsetBody:
-        """The offsets as they are now, to be encoded before they change."""
-        return ConsumerOffsetBody(offset_table=self._offsets)
+    def encode(self, *, pretty: bool = True) -> bytes:
+        """The text of consumerOffset.json, or the same without line breaks, which is what slaves are told.
 
-    def encode(self) -> bytes:
-        """The text of consumerOffset.json."""
-        return self.snapshot().encode(pretty=True)
+        The twin of `ConsumerOffsetBody.encode`, several times as fast: the whole table is written every few seconds.
+        """
+        line, end = ("\n\t\t", "\n\t}\n}") if pretty else ("", "}}")
+        entries = [
+            f"{line}{_quoted(key).decode()}:{{{','.join([f'{q}:{offset}' for q, offset in sorted(queues.items())])}{line}}}"
+            for key, queues in self._offsets.items()
+            if queues
+        ]
+        begin = '{\n\t"offsetTable":{' if pretty else '{"offsetTable":{'
+        return f"{begin}{','.join(entries)}{end}".encode()
 
 
 def _full() -> Refused:

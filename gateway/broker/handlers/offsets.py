@@ -128,7 +128,7 @@ async def get_earliest_msg_storetime(broker: Broker, call: Call[GetEarliestMsgSt
 @routes.handle
 def get_all_consumer_offset(broker: Broker, call: Call[GetAllConsumerOffset]) -> Reply:
     """All groups' offsets, for slaves."""
-    return Reply(body=broker.offsets.snapshot().encode())
+    return Reply(body=broker.offsets.encode(pretty=False))
 
 
 @routes.handle

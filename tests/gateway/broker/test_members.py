@@ -67,3 +67,11 @@ def test_a_conflict_is_told_once_until_all_agree() -> None:
     assert group.conflict(two) is None
     two.subscription = signature(heartbeat(T="c"))
     assert group.conflict(two) is not None
+
+
+def test_the_description_of_a_conflict_is_bounded() -> None:
+    group = ConsumerGroup(heartbeat())
+    join(group, "one", heartbeat(T="*"))
+    conflict = group.conflict(join(group, "two", heartbeat(T="x" * 5000)))
+    assert conflict is not None
+    assert len(conflict.subscription) == 1001

@@ -136,6 +136,27 @@ def test_any_offsets_survive_the_file(
     assert len(again) == len(wanted)
 
 
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=9).map(lambda text: text.replace("@", "-") + "@" + text),
+        st.dictionaries(st.integers(0, 2**31 - 1), st.integers(0, FAR), min_size=1, max_size=9),
+        min_size=1,
+        max_size=5,
+    ),
+    st.booleans(),
+)
+def test_the_fast_text_is_the_declared_one(wanted: dict[str, dict[int, int]], pretty: bool) -> None:
+    body = ConsumerOffsetBody(offset_table=wanted)
+    table = OffsetTable(Path("/nowhere/consumerOffset.json"), Clock())
+    table.merge(body)
+    assert table.encode(pretty=pretty) == body.encode(pretty=pretty)
+
+
+def test_an_empty_table_is_text_too(table: OffsetTable) -> None:
+    assert ConsumerOffsetBody.decode(table.encode()).offset_table == {}
+    assert table.encode(pretty=False) == b'{"offsetTable":{}}'
+
+
 def test_a_slave_takes_over_its_masters_offsets_and_keeps_what_is_only_here(table: OffsetTable) -> None:
     table.commit("g", "T", 0, 4, ceiling=9)
     table.commit("g", "T", 1, 4, ceiling=9)
