@@ -20,6 +20,7 @@ CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
 SERIALIZATIONS: Final = ("JSON", "ROCKETMQ")
 
 MakeTopic = Callable[..., str]
+MakeDriver = Callable[..., Driver]
 
 
 def give_up(reason: str) -> None:
@@ -62,7 +63,7 @@ def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def drivers(_official_parts: None) -> Iterator[Callable[[str, str], Driver]]:
+def drivers(_official_parts: None) -> Iterator[MakeDriver]:
     """Gives the session's JVM for a version and serialization, starting it when it is first asked for."""
     running: dict[tuple[str, str], Driver] = {}
 
@@ -82,7 +83,7 @@ def drivers(_official_parts: None) -> Iterator[Callable[[str, str], Driver]]:
     params=[(version, serialization) for version in CLIENTS for serialization in SERIALIZATIONS],
     ids=lambda param: "-".join(param),
 )
-def client(request: pytest.FixtureRequest, drivers: Callable[[str, str], Driver]) -> Driver:
+def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
     """Each official client in each header serialization."""
     version, serialization = request.param
     return drivers(version, serialization)

@@ -378,7 +378,7 @@ def test_lite_pull_consumer_with_queues_of_its_own(
     queue = producer.queues(topic)[0]
     for number in range(10):
         producer.send(topic, f"m{number}", to=queue)
-    with client.lite(cluster.namesrv_addr, topic, assign=[queue], autoCommit=False) as consumer:
+    with client.lite(cluster.namesrv_addr, topic, assign=[queue], autoCommit=False, **FIRST) as consumer:
         consumer.at("seek", queue, offset=7)
         assert bodies(consumer.poll(3)) == ["m7", "m8", "m9"]
         assert consumer.at("offsetForTimestamp", queue, timestamp=1) == 0

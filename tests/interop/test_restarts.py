@@ -1,0 +1,116 @@
+"""Stops, kills and starts of the broker and the name server under official Java clients."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.interop.child import wait_until
+from tests.interop.conftest import CLIENTS, MakeDriver, has_route
+from tests.interop.driver import ClientError, Driver, Json, Producer
+from tests.interop.processes import Cluster
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture(scope="module")
+def own(target: str) -> Iterator[Cluster]:
+    """A cluster whose servers are stopped by the tests here."""
+    with Cluster(target) as running:
+        running.add_namesrv()
+        running.add_broker()
+        yield running
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
+    """Each official client."""
+    return drivers(request.param)
+
+
+def bodies(messages: list[Json]) -> list[str]:
+    """The bodies, sorted."""
+    return sorted(message["body"] for message in messages)
+
+
+def sends_again(producer: Producer, topic: str) -> bool:
+    """Whether a send works, for waiting until the client has found the broker again."""
+    try:
+        producer.send(topic, "probe")
+    except ClientError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_messages_offsets_and_topics_survive_the_broker(client: Driver, own: Cluster, kill: bool) -> None:
+    """After a restart the group goes on where it was, and every message is where the send result said.
+
+    What a killed broker had not written to its offset file yet, the group may see again; never less.
+    """
+    topic = client.fresh("restart")
+    options: Json = {"group": client.fresh("group"), "where": "FIRST_OFFSET"}
+    (broker,) = own.brokers
+    with client.producer(own.namesrv_addr, retries=5) as producer:
+        producer.create_topic(topic, 3)
+        wait_until(lambda: has_route(own, topic), "the route", 10)
+        sent = producer.send_many(topic, "before", 30)
+        with client.push(own.namesrv_addr, topic, **options) as consumer:
+            assert len(consumer.received(30)) == 30
+        broker.restart(kill=kill)
+        own.wait_registered(broker)
+        wait_until(lambda: has_route(own, topic), "the route", 10)
+        wait_until(lambda: sends_again(producer, topic), "the first send", 30, 0.2)
+        producer.send_many(topic, "after", 30)
+        for queue in (0, 1, 2):
+            seen = [m for m in read(client, own, {**sent[0], "queue": queue}) if m["body"] != "probe"]
+            expected = [r["msgId"] for r in sent if r["queue"] == queue]
+            assert [m["msgId"] for m in seen][: len(expected)] == expected
+            assert [m["offset"] for m in seen][: len(expected)] == list(range(len(expected)))
+        with client.push(own.namesrv_addr, topic, **options) as consumer:
+            wanted = sorted(f"after{n}" for n in range(30))
+            wait_until(lambda: set(wanted) <= set(bodies(consumer.received())), "the new messages", 45)
+            if not kill:
+                assert [body for body in bodies(consumer.received()) if body != "probe"] == wanted
+
+
+def read(client: Driver, cluster: Cluster, queue: Json) -> list[Json]:
+    """All messages of a queue, by a pull consumer."""
+    found: list[Json] = []
+    with client.puller(cluster.namesrv_addr) as puller:
+        puller.queues(queue["topic"])
+        while (result := puller.pull(queue, len(found)))["status"] == "FOUND":
+            found += result["messages"]
+    return found
+
+
+def test_a_running_consumer_gets_over_the_restart(client: Driver, own: Cluster) -> None:
+    """A consumer that stays up finds the broker again and misses nothing."""
+    topic = client.fresh("restart")
+    (broker,) = own.brokers
+    with client.producer(own.namesrv_addr, retries=5) as producer:
+        producer.create_topic(topic, 2)
+        wait_until(lambda: has_route(own, topic), "the route", 10)
+        with client.push(own.namesrv_addr, topic, where="FIRST_OFFSET", heartbeat=1000) as consumer:
+            producer.send_many(topic, "before", 10)
+            assert len(consumer.received(10)) == 10
+            broker.restart()
+            wait_until(lambda: sends_again(producer, topic), "the first send", 30, 0.2)
+            producer.send_many(topic, "after", 10)
+            wanted = {f"{when}{n}" for when in ("before", "after") for n in range(10)}
+            wait_until(lambda: wanted <= set(bodies(consumer.received())), "all messages", 45)
+
+
+def test_the_broker_finds_a_restarted_name_server(target: str, drivers: MakeDriver) -> None:
+    """A name server that lost everything has the broker and its topics again at its next registration."""
+    client = drivers(CLIENTS[0])
+    with Cluster(target) as cluster:
+        namesrv = cluster.add_namesrv()
+        broker = cluster.add_broker(registerNameServerPeriod=10_000)  # the shortest that an official broker takes
+        topic = client.fresh("restart")
+        with client.producer(cluster.namesrv_addr) as producer:
+            producer.create_topic(topic, 2)
+            wait_until(lambda: has_route(cluster, topic), "the route", 10)
+            namesrv.restart(kill=True)
+            cluster.wait_registered(broker)
+            wait_until(lambda: has_route(cluster, topic), "the route", 25)
+            assert producer.send(topic, "again")["status"] == "SEND_OK"
