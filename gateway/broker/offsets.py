@@ -117,22 +117,28 @@ class OffsetTable:
         count = self._count - len(self._offsets.get(key, ())) + len(offsets)
         if count > MAX_ENTRIES:
             return False
-        self._offsets[key] = offsets
+        if offsets:
+            self._offsets[key] = offsets
+        else:
+            self._offsets.pop(key, None)
         self._count = count
         self.file.dirty = True
         return True
 
+    def snapshot(self) -> ConsumerOffsetBody:
+        """The offsets as they are now, to be looked at before they change."""
+        return ConsumerOffsetBody(offset_table=self._offsets)
+
     def encode(self, *, pretty: bool = True) -> bytes:
         """The text of consumerOffset.json, or the same without line breaks, which is what slaves are told.
 
-        The twin of `ConsumerOffsetBody.encode`, several times as fast: the whole table is written every few seconds.
+        The twin of `ConsumerOffsetBody.encode`, in half of its time: the whole table is written every few seconds.
         """
         line, end = ("\n\t\t", "\n\t}\n}") if pretty else ("", "}}")
-        entries = [
-            f"{line}{_quoted(key).decode()}:{{{','.join([f'{q}:{offset}' for q, offset in sorted(queues.items())])}{line}}}"
-            for key, queues in self._offsets.items()
-            if queues
-        ]
+        entries = []
+        for key, queues in self._offsets.items():
+            numbers = ",".join([f"{queue_id}:{offset}" for queue_id, offset in sorted(queues.items())])
+            entries.append(f"{line}{_quoted(key).decode()}:{{{numbers}{line}}}")
         begin = '{\n\t"offsetTable":{' if pretty else '{"offsetTable":{'
         return f"{begin}{','.join(entries)}{end}".encode()
 
