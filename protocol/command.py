@@ -30,7 +30,10 @@ from protocol.header import H, Header, Int32, decode_fields, encode_fields
 from protocol.requests.send import SendMessageV2
 
 OWN_LANGUAGE = LanguageCode.PYTHON
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""Longest frame, its length field included (official: com.rocketmq.remoting.frameMaxLength)."""
 MAX_HEADER_BYTES = 0xFFFFFF
+MAX_REMARK = 4096
 
 ROCKETMQ_EXT_ENTRY = Layout(
     "key_length" / Int16sb,
@@ -135,14 +138,17 @@ def response(
     body: bytes = b"",
     remark: str | None = None,
 ) -> Command:
-    """The answer to `request`, in the serialization that it came in."""
+    """The answer to `request`, in the serialization that it came in.
+
+    A remark may repeat what the request said, however long that was, so it is cut to MAX_REMARK characters.
+    """
     return Command(
         code,
         request.opaque,
         flag=FLAG_RESPONSE,
         header=header,
         body=body,
-        remark=remark,
+        remark=remark if remark is None else remark[:MAX_REMARK],
         serialize_type=request.serialize_type,
     )
 
@@ -153,6 +159,8 @@ def encode(command: Command) -> bytes:
     size = len(header)
     if size > MAX_HEADER_BYTES:
         raise LocalProtocolError(f"header of {size} bytes; a frame has room for {MAX_HEADER_BYTES}")
+    if 8 + size + len(command.body) > MAX_FRAME_BYTES:
+        raise LocalProtocolError(f"frame of {8 + size + len(command.body)} bytes; the limit is {MAX_FRAME_BYTES}")
     prefix = struct.pack(">ii", 4 + size + len(command.body), command.serialize_type << 24 | size)
     return prefix + header + command.body
 
@@ -199,7 +207,7 @@ def _decode_json(data: bytes, body: bytes) -> Command:
     if data.startswith(_SEND_PREFIX):
         try:
             send = _send_header.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # the general path finds the words for what is wrong
         else:
             command = Command(
@@ -305,7 +313,8 @@ class _ExtShape(NamedTuple):
     """The lengths of all names and values in one block of extFields, so that one unpack reads the whole block.
 
     A client sends the same header again and again; only the digits in it change. `framing` are the bytes between the
-    values (lengths and names), which must be equal for the shape to fit.
+    values (lengths and names), which must be equal for the shape to fit. Only shapes as small as those of real
+    requests are kept, so that all of them together take a few MB at most.
     """
 
     unpack: Callable[[bytes, int], tuple[bytes, ...]]
@@ -314,6 +323,8 @@ class _ExtShape(NamedTuple):
 
 
 MAX_SHAPES = 512
+MAX_SHAPE_FIELDS = 64
+MAX_SHAPE_BYTES = 2048  # of names and lengths
 _shapes: dict[int, _ExtShape] = {}  # by the block's length; a cache, so what it holds never changes a result
 
 
@@ -351,7 +362,7 @@ def _walk_ext(data: bytes, position: int, end: int) -> dict[str, str]:
             raise FrameError(f"ROCKETMQ header: field {key!r} of {length} bytes reaches beyond the header")
         if key and value:  # official reads an empty name or value as null
             fields[key.decode()] = value.decode()
-    if fields and len(fields) == len(layout):
+    if 0 < len(fields) == len(layout) <= MAX_SHAPE_FIELDS and sum(map(len, framing)) <= MAX_SHAPE_BYTES:
         if len(_shapes) >= MAX_SHAPES:
             _shapes.clear()
         _shapes[end - start] = _ExtShape(struct.Struct("".join(layout)).unpack_from, tuple(framing), tuple(fields))

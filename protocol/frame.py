@@ -10,11 +10,12 @@ import struct
 from construct import BitsInteger, BitStruct, Bytes, Int32sb, this
 from construct import Struct as Layout
 
-from protocol.command import Command, decode
+from protocol.command import MAX_FRAME_BYTES, Command, decode
 from protocol.errors import FrameError
 
-MAX_FRAME_BYTES = 16 * 1024 * 1024
-"""Longest frame, its length field included (official: com.rocketmq.remoting.frameMaxLength)."""
+MAX_RECEIVED_HEADER_BYTES = 1024 * 1024
+"""Longest header that is read. A frame has room for more, but no header of RocketMQ needs 100 KiB, and a header of
+millions of fields would keep everybody waiting for seconds."""
 
 FRAME = Layout(
     "length" / Int32sb,  # of all that follows
@@ -75,6 +76,8 @@ class FrameDecoder:
                 raise FrameError(f"frame length {length}; allowed are 4 to {self._max_length}")
             if header_length > length - 4:
                 raise FrameError(f"header of {header_length} bytes in a frame of {length}")
+            if header_length > MAX_RECEIVED_HEADER_BYTES:
+                raise FrameError(f"header of {header_length} bytes; the limit is {MAX_RECEIVED_HEADER_BYTES}")
             frame_end = position + 4 + length
             if frame_end > end:
                 self._missing = 4 + length

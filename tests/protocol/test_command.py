@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.codes import FLAG_RESPONSE, LanguageCode, RequestCode, SerializeType
-from protocol.command import ROCKETMQ_HEADER, Command, decode, encode, response
+from protocol.command import MAX_FRAME_BYTES, MAX_REMARK, ROCKETMQ_HEADER, Command, decode, encode, response
 from protocol.errors import FrameError, LocalProtocolError, RemoteProtocolError
 from protocol.requests.offsets import QueryConsumerOffset
 from protocol.requests.send import SendMessageV2
@@ -101,6 +101,8 @@ def test_random_headers_are_refused_or_read(serialize_type: int, header: bytes) 
         (b'{"code":99999999999}', "code"),
         (b'{"code":10,"extFields":' + b'{"a":' * 100_000, "JSON"),
         (b"[" * 100_000, "JSON"),
+        (b'{"code":310,"extFields":{"a":"\xff"}}', "utf-8"),
+        (b'{"code":310,"extFields":{"a":' + b"[" * 100_000, "recursion"),
     ],
 )
 def test_broken_json_header_says_what_is_wrong(header: bytes, word: str) -> None:
@@ -168,6 +170,41 @@ def test_answers_come_in_the_serialization_of_the_request(serialize_type: Serial
     answer = decode(*split(encode(response(request, 1, remark="why"))))
     assert (answer.code, answer.opaque, answer.flag, answer.remark) == (1, 77, FLAG_RESPONSE, "why")
     assert answer.serialize_type is serialize_type
+
+
+def test_long_remark_is_cut() -> None:
+    answer = response(Command(RequestCode.GET_MAX_OFFSET), 1, remark="why" * MAX_REMARK)
+    assert answer.remark is not None
+    assert len(answer.remark) == MAX_REMARK
+
+
+def test_what_is_longer_than_a_frame_has_no_form() -> None:
+    command = Command(1, body=bytes(MAX_FRAME_BYTES))
+    command.body = command.body[len(encode(Command(1))) :]
+    assert len(encode(command)) == MAX_FRAME_BYTES
+    command.body += b"x"
+    with pytest.raises(LocalProtocolError, match="16777217"):
+        encode(command)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({f"name{number}": "v" for number in range(13)}, True),
+        ({f"name{number}": "v" for number in range(100)}, False),
+        ({"n" * 30_000: "v"}, False),
+        ({"name": "v" * 30_000}, True),
+    ],
+)
+def test_only_small_shapes_of_binary_headers_are_remembered(
+    fields: dict[str, str], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: dict[int, object] = {}
+    monkeypatch.setattr("protocol.command._shapes", shapes)
+    frame = encode(Command(1, fields=dict(fields), serialize_type=SerializeType.ROCKETMQ))
+    for _ in range(2):
+        assert decode(*split(frame)).fields == fields
+    assert bool(shapes) is kept
 
 
 def test_code_beyond_16_bits_has_no_rocketmq_form() -> None:

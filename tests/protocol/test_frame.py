@@ -1,5 +1,6 @@
 """Frames from a byte stream: whole, byte by byte, in any pieces, and broken."""
 
+import itertools
 import struct
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.command import Command, encode
-from protocol.frame import FRAME, MAX_FRAME_BYTES, FrameDecoder
+from protocol.frame import FRAME, MAX_FRAME_BYTES, MAX_RECEIVED_HEADER_BYTES, FrameDecoder
 
 FRAMES = [encode(Command(code, code, fields={"k": "v" * code}, body=b"x" * code)) for code in (1, 30, 5)]
 
@@ -17,7 +18,7 @@ def opaques(commands: list[Command]) -> list[int]:
 
 
 def test_one_read_gives_all_its_frames() -> None:
-    assert [1, 30, 5] == opaques(FrameDecoder().receive(b"".join(FRAMES)))
+    assert opaques(FrameDecoder().receive(b"".join(FRAMES))) == [1, 30, 5]
 
 
 def test_byte_by_byte() -> None:
@@ -25,8 +26,8 @@ def test_byte_by_byte() -> None:
     commands = []
     for byte in b"".join(FRAMES):
         commands += decoder.receive(bytes([byte]))
-    assert [1, 30, 5] == opaques(commands)
-    assert 0 == decoder.buffered_bytes
+    assert opaques(commands) == [1, 30, 5]
+    assert decoder.buffered_bytes == 0
 
 
 @given(st.lists(st.integers(0, 300), max_size=8))
@@ -35,10 +36,10 @@ def test_cut_anywhere(cuts: list[int]) -> None:
     decoder = FrameDecoder()
     commands = []
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         commands += decoder.receive(data[start:end])
-    assert [1, 30, 5] == opaques(commands)
-    assert [b"x", b"x" * 30, b"x" * 5] == [command.body for command in commands]
+    assert opaques(commands) == [1, 30, 5]
+    assert [command.body for command in commands] == [b"x", b"x" * 30, b"x" * 5]
 
 
 def test_declaration_reads_what_the_decoder_reads() -> None:
@@ -58,25 +59,26 @@ def test_declaration_reads_what_the_decoder_reads() -> None:
         (struct.pack(">ii", MAX_FRAME_BYTES - 3, 0), "length"),
         (struct.pack(">ii", 2**31 - 1, 0), "length"),
         (struct.pack(">ii", 10, 7), "header of 7 bytes"),
+        (struct.pack(">ii", 2 * MAX_RECEIVED_HEADER_BYTES, MAX_RECEIVED_HEADER_BYTES + 1), "the limit is 1048576"),
         (struct.pack(">iI", 10, 9 << 24 | 6) + b"header", "serialization 9"),
     ],
 )
 def test_broken_frame_ends_the_stream_behind_the_good_ones(start: bytes, word: str) -> None:
     decoder = FrameDecoder()
     commands = decoder.receive(FRAMES[0] + start + FRAMES[1])
-    assert [1] == opaques(commands)
+    assert opaques(commands) == [1]
     assert decoder.error is not None
     assert word in decoder.error.remark
-    assert [] == decoder.receive(FRAMES[1])
+    assert decoder.receive(FRAMES[1]) == []
 
 
 def test_longest_frame_is_read_and_no_more_is_kept() -> None:
     frame = encode(Command(1, 9, body=b"b" * (MAX_FRAME_BYTES - 200)))
     decoder = FrameDecoder()
-    assert [] == decoder.receive(frame[:1_000_000])
+    assert decoder.receive(frame[:1_000_000]) == []
     (command,) = decoder.receive(frame[1_000_000:])
     assert len(command.body) == MAX_FRAME_BYTES - 200
-    assert 0 == decoder.buffered_bytes
+    assert decoder.buffered_bytes == 0
 
 
 @given(st.binary(max_size=300))

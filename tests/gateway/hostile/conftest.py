@@ -1,0 +1,27 @@
+"""Both servers, each with a healthy client beside it whose every request must be served until the test ends."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.hostile.rig import BROKER, NAMESRV, Server, running_broker, running_namesrv
+
+
+@pytest.fixture(params=[NAMESRV, BROKER])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    running = {NAMESRV: running_namesrv, BROKER: running_broker}[request.param]
+    async with running(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Server]:
+    async with running_broker(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+async def namesrv(tmp_path: Path) -> AsyncIterator[Server]:
+    async with running_namesrv(tmp_path) as served:
+        yield served
