@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -51,6 +51,9 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # physical offset, size, tags code, index keys. A plain tuple, because making a named one costs more than all of it.
 Entry = tuple[str, int, int, int, int, int, tuple[str, ...]]
 
+# From properties text and store time in ms to the tags code of a consume queue entry; None: the message's own.
+TagsCode = Callable[[bytes, int], int | None]
+
 
 class CommitLog:
     """The log of one store. ``load`` (or recovery, which calls it) comes before anything else."""
@@ -62,15 +65,18 @@ class CommitLog:
         fs: FileSystem,
         *,
         first_queue_offset: Callable[[str, int], int],
+        tags_codes: Mapping[str, TagsCode] | None = None,
         max_open_files: int = 64,
         reserve_step: int = RESERVE_STEP,
     ) -> None:
+        """``tags_codes``: for topics whose queues hold something that only the store time tells."""
         self.directory = directory
         self.file_size = file_size
         self.end_offset = 0
         self.poison_reason: str | None = None
         self._fs = fs
         self._first_queue_offset = first_queue_offset
+        self._tags_codes = dict(tags_codes or {})
         self._reserve_step = min(reserve_step, file_size)
         self._bases: list[int] = []
         self._limit = 0  # where the file of the write position ends
@@ -198,6 +204,7 @@ class CommitLog:
         fixed_v4 = PREFIX_V4.size + 2
         pieces: list[bytes] = []
         topic: str | None = None
+        tags_code: TagsCode | None = None
         if atomic and position + self._total_size(messages) + BLANK_ROOM > limit:
             start = position = self._fill(chunks, start, position, limit, pieces)
             limit += self.file_size
@@ -207,6 +214,7 @@ class CommitLog:
             if name is not topic:
                 tail, numbers = self._topics.get(name) or self._add_topic(name)
                 topic = name
+                tags_code = self._tags_codes.get(name)
             body = message.body
             properties = message.properties
             queue_id = message.queue_id
@@ -234,6 +242,8 @@ class CommitLog:
             else:
                 queue_offset = 0
             number = queue_offset if numbered else -1
+            if tags_code is not None and (code := tags_code(properties, now_ms)) is not None:
+                message.tags_code = code
             entries.append((name, queue_id, number, position, size, message.tags_code, message.keys))
             pieces += (
                 pack(

@@ -25,6 +25,7 @@ SCHEDULE_TOPIC: Final = "SCHEDULE_TOPIC_XXXX"
 _SCHEDULE_TOPIC_BYTES: Final = SCHEDULE_TOPIC.encode()
 _UNKNOWN_LEVEL_MS: Final = 1000
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+MAX_LEVEL_DIGITS: Final = 10  # of an int32; a level is text that somebody sent
 MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
 
 
@@ -71,7 +72,7 @@ class DelayLevels:
         """
         for pair in properties.split(b"\x02"):
             name, _, value = pair.partition(b"\x01")
-            if name == b"DELAY" and value.isdigit() and int(value) > 0:
+            if name == b"DELAY" and value.isdigit() and len(value) <= MAX_LEVEL_DIGITS and int(value) > 0:
                 return store_timestamp + self.delay_ms(int(value))
         return None
 

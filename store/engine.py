@@ -22,14 +22,14 @@ from protocol.message import NewMessage, StoredMessage
 from store.checkpoint import CheckpointFile
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
-from store.dispatch import Arrival, DelayLevels, Dispatcher, Mark
+from store.dispatch import SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mark
 from store.errors import ColdRead, StoreDamaged, StoreError
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
 from store.index import KeyIndex
 from store.manifest import load as load_manifest
 from store.options import BrokerRole, FlushDiskType, StoreOptions
-from store.queue import Boundary
+from store.queue import Boundary, Unit
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
 from store.rebuild import Derived
@@ -82,18 +82,20 @@ class MessageStore:
             self._index = KeyIndex(
                 f"{self._root}/index", fs, options.max_hash_slot_num, options.max_index_num, now_ms=now_ms
             )
+        delays = DelayLevels(options.message_delay_level)
         self._log = CommitLog(
             options.store_path_commit_log,
             options.mapped_file_size_commit_log,
             fs,
             first_queue_offset=self._first_queue_offset,
+            tags_codes={SCHEDULE_TOPIC: delays.due_code},
         )
         self._log.load(verdict.bases, verdict.end)
         self._flusher = Flusher(self._log, fs, verdict.end)
         self._dispatcher = Dispatcher(
             self._queues,
             self._index,
-            DelayLevels(options.message_delay_level),
+            delays,
             self._log.read_or_nothing,
             self._log.file_size,
         )
@@ -318,11 +320,25 @@ class MessageStore:
             allow_cold=allow_cold,
         )
 
-    def message_at(self, physical_offset: int) -> StoredMessage | None:
-        """The message whose record begins exactly there, if consumers may see it. Any thread."""
+    def message_at(self, physical_offset: int, *, allow_cold: bool = True) -> StoredMessage | None:
+        """The message whose record begins exactly there, if consumers may see it.
+
+        Any thread with ``allow_cold``; ColdRead without.
+        """
         if physical_offset >= self._dispatcher.dispatched_offset:
             return None
-        return self._reader.message_at(physical_offset)
+        return self._reader.message_at(physical_offset, allow_cold=allow_cold)
+
+    def queue_units(
+        self, topic: str, queue_id: int, offset: int, max_count: int, *, allow_cold: bool = True
+    ) -> list[Unit]:
+        """What a consume queue holds from ``offset`` on: physical offset, size and tags code of each message.
+
+        Fewer at the end, none outside the queue; a unit (0, BLANK_SIZE, 0) stands for no message. Any thread with
+        ``allow_cold``; ColdRead without.
+        """
+        queue = self._queues.queue(topic, queue_id)
+        return [] if queue is None else queue.slice(offset, max_count, nowait=not allow_cold)
 
     def read_raw(self, offset: int, limit: int) -> bytes:
         """Bytes of the log for a slave, never across a file's end; none at the end. Any thread.

@@ -144,19 +144,19 @@ class Reader:
             return GetResult(GetStatus.OFFSET_FOUND_NULL, beyond, low, high, [])
         return search.run(low, matches, properties_match)
 
-    def message_at(self, physical_offset: int) -> StoredMessage | None:
-        """The message whose record begins exactly there; None if none does. Any thread."""
+    def message_at(self, physical_offset: int, *, allow_cold: bool = True) -> StoredMessage | None:
+        """The message whose record begins exactly there; None if none does. Any thread with ``allow_cold``."""
         try:
-            data = self._log.read(physical_offset, FIRST_READ)
+            data = self._read(physical_offset, FIRST_READ, allow_cold)
             if len(data) < MIN_RECORD_BYTES:
                 return None
             total, magic = HEAD.unpack_from(data)
             if magic not in (MAGIC_V1, MAGIC_V2):
                 return None
             if total > len(data):
-                data = self._log.read(physical_offset, total)
+                data = self._read(physical_offset, total, allow_cold)
             message = decode_record(data)
-        except (OffsetOutOfRange, RecordError):
+        except RecordError:
             return None
         return message if message.physical_offset == physical_offset else None
 
