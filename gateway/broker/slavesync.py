@@ -80,7 +80,7 @@ class SlaveSync:
     async def _step(self, name: str, address: str, step: Callable[[], Awaitable[None]]) -> bool:
         try:
             await step()
-        except (CallFailed, RemoteProtocolError, Refused, OSError) as error:
+        except (CallFailed, RemoteProtocolError, Refused, OSError, ValueError) as error:
             if name not in self._failing:
                 self._failing.add(name)
                 log.warning("not_copied_from_master", table=name, master=address, reason=str(error))
@@ -92,11 +92,11 @@ class SlaveSync:
 
     async def _sync_topics(self, client: RemotingClient) -> None:
         host, port = split_address(client.address)
-        try:
-            async with open_client(f"{host}:{port - FAST_PORT_DISTANCE}") as fast_client:
+        async with open_client(f"{host}:{port - FAST_PORT_DISTANCE}") as fast_client:
+            try:
                 body = await _fetch(fast_client, RequestCode.GET_ALL_TOPIC_CONFIG)
-        except CallFailed:
-            body = await _fetch(client, RequestCode.GET_ALL_TOPIC_CONFIG)
+            except CallFailed:
+                body = await _fetch(client, RequestCode.GET_ALL_TOPIC_CONFIG)
         self._topics.replace(TopicTableBody.decode(body))
 
     async def _sync_offsets(self, client: RemotingClient) -> None:

@@ -145,7 +145,11 @@ class HaSlave:
                 whole_log=self._options.ha_sync_whole_log,
                 **self._identity,  # type: ignore[arg-type]
             )
-            return await joiner.join()
+            try:
+                return await joiner.join()
+            except (JoinRefused, TryLater, StoreError) as error:
+                failure = error  # raised inside, it would come out of the client's nursery as a group
+        raise failure
 
     # ---- the link
 

@@ -203,7 +203,8 @@ def opening(client: object) -> Callable[[str], object]:
 
     @asynccontextmanager
     async def open_client(address: str) -> AsyncIterator[object]:
-        yield client
+        async with trio.open_nursery():  # as the real one, which turns what is raised inside into groups
+            yield client
 
     return open_client
 
