@@ -167,7 +167,8 @@ class Derived:
                 log.warning("index_rebuilt", reason=verdict.index_reason)
                 self._index.reset()
             else:
-                self._index.recover(end, None if clean else self._begin)
+                # What was put after the checkpoint may be there in part: all of it is put again.
+                self._index.recover(end if clean else self._begin, None if clean else self._begin)
         wanted = set(verdict.queues)
         everything = verdict.compare and len(self._queues) == len(wanted)
         if verdict.compare and not everything:

@@ -30,12 +30,11 @@ from store.checkpoint import Checkpoint
 from store.commitlog import NAME_DIGITS
 from store.errors import StoreDamaged
 from store.files import FileSystem, OpenFiles
-from store.scan import CHUNK, FIXED_PARTS, FIXED_V4, Record, Scanner, find_record
+from store.scan import CHUNK, FIXED_PARTS, FIXED_V4, SECTOR, Record, Scanner, find_record
 
 log = structlog.get_logger(__name__)
 
 KEPT_DIRECTORY: Final = "pocketmq-recovered"
-SECTOR: Final = 512
 TELLING: Final = 3  # a record may well begin with two zeros, as its size does, but hardly with three
 SLACK_MS: Final = 3000  # the official broker goes back this far behind its checkpoint
 
@@ -212,7 +211,7 @@ class _Inspection:
         total = sum(files.sizes[base] for base in files.bases if base + files.file_size > verdict.begin)
         at: int | None = verdict.begin
         while at is not None:
-            scanner = Scanner(files.read, files.file_size, at, check_crc=check_crc)
+            scanner = Scanner(files.read, files.file_size, at, check_crc=check_crc, after_power_loss=not self.trust_all)
             while records := scanner.next_records():
                 verdict.last_record = records[-1].physical_offset
                 verdict.last_timestamp = records[-1].store_timestamp

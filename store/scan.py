@@ -29,6 +29,7 @@ from protocol.message import (
 )
 
 CHUNK: Final = 1 << 20
+SECTOR: Final = 512  # what a disk writes whole or not at all
 
 ReadLog = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the log, fewer at the end of a file or of the log, none behind it."""
@@ -68,13 +69,25 @@ class Scanner:
     """A walk from one offset towards higher ones. ``offset`` is where the next record is expected."""
 
     def __init__(
-        self, read: ReadLog, file_size: int, offset: int, *, until: int | None = None, check_crc: bool = True
+        self,
+        read: ReadLog,
+        file_size: int,
+        offset: int,
+        *,
+        until: int | None = None,
+        check_crc: bool = True,
+        after_power_loss: bool = False,
     ) -> None:
-        """``until``: bytes from there on are not looked at; a record that crosses it ends the walk before it."""
+        """``until``: bytes from there on are not looked at; a record that crosses it ends the walk before it.
+
+        ``after_power_loss``: sectors may read as zeros. The CRC does not cover topic and properties, so a record
+        can pass for good with its properties gone; such a one ends the walk.
+        """
         self._read = read
         self._file_size = file_size
         self._until = until
         self._check_crc = check_crc
+        self._after_power_loss = after_power_loss
         self.offset = offset
         self.stop: Stop | None = None
         self.count = 0
@@ -177,6 +190,13 @@ class Scanner:
             if check_crc and body_length and crc32(data[body_at : body_at + body_length]) & CRC_MASK != crc:
                 reason = "CRC of the body does not match"
                 break
+            if (
+                self._after_power_loss
+                and b"\0" in data[topic_at:stop]
+                and _has_lost_sector(data, topic_at, stop, (begin + position) % self._file_size - position)
+            ):
+                reason = "a part of topic or properties is gone"
+                break
             records.append(
                 Record(
                     physical_offset,
@@ -195,6 +215,16 @@ class Scanner:
             self._end(reason)
         # A record that only began behind other ones is read again from its own begin.
         return wanted if position == 0 else 0
+
+
+def _has_lost_sector(data: bytes, begin: int, end: int, shift: int) -> bool:
+    """Whether a sector's part of data[begin:end] is all zeros; data[0] is at ``shift`` in its file."""
+    while begin < end:
+        stop = min(end, begin + SECTOR - (begin + shift) % SECTOR)
+        if not any(data[begin:stop]):
+            return True
+        begin = stop
+    return False
 
 
 def walk(
