@@ -10,8 +10,8 @@ and errors into replies:
     anything else                               SYSTEM_ERROR; logged once with peer, code and opaque
 
 A plain function runs in line, in the order of arrival. An `async` one runs in the connection's nursery and may wait.
-A handler that returns `LATER` has kept the call and answers it itself, with `Call.answer`. Requests marked one-way
-are never answered.
+A handler that returns `LATER` has kept the call and answers it itself, with `Call.answer`, `resume` or `wait`. Requests
+marked one-way are never answered. An answer that does not fit into a frame becomes SYSTEM_ERROR.
 
 A batch handler gets all the requests that one read of the socket brought for its codes, at the end of that read: what
 makes a send cheap is that dozens of them are one append and one write (design decision 1).
@@ -27,7 +27,7 @@ import structlog
 
 from protocol.codes import FLAG_ONEWAY, RequestCode, ResponseCode
 from protocol.command import Command, encode, response
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.header import REQUESTS, Header
 
 if TYPE_CHECKING:
@@ -102,6 +102,15 @@ class Call(Generic[H]):
     def answer(self, result: Result | Refused) -> None:
         """Sends the reply; for calls whose handler returned LATER."""
         self._router.answer(self.connection, self.command, result, self._started)
+
+    def resume(self, function: "Callable[..., Result | Later]", *args: Any) -> None:
+        """Goes on with a kept call: `function(*args)` returns or raises what a handler does. Never raises."""
+        self._router._conclude(self, function, *args)
+
+    def wait(self, function: "Callable[..., Awaitable[Result | Later]]", *args: Any) -> Later:
+        """Goes on in the connection's nursery: `function(*args)` returns or raises what an async handler does."""
+        self.connection.start_waiting(self._router._conclude_later, self, function, *args)
+        return LATER
 
 
 Handler = Callable[[Any, Call[Any]], Result | Later | Awaitable[Result]]
@@ -214,29 +223,39 @@ class Router(Generic[S]):
             return
         header_class, handler, waits = route
         try:
-            call = Call(command.typed_header(header_class), command, connection, self)
-            if waits:
-                connection.start_waiting(self._run_waiting, handler, call)
-                return
-            result = handler(self._state, call)
-        except (Refused, RemoteProtocolError) as refusal:
+            header = command.typed_header(header_class)
+        except RemoteProtocolError as refusal:
             self.answer(connection, command, refusal, started)
+            return
+        call = Call(header, command, connection, self)
+        if waits:
+            connection.start_waiting(self._conclude_later, call, handler, self._state, call)
+        else:
+            self._conclude(call, handler, self._state, call)  # type: ignore[arg-type]
+
+    def _conclude(self, call: Call[Any], function: Callable[..., Result | Later], *args: Any) -> None:
+        try:
+            result = function(*args)
+        except (Refused, RemoteProtocolError) as refusal:
+            self.answer(call.connection, call.command, refusal, call._started)
         except Exception as error:
-            self._failed(connection, command, error, started)
+            self._failed(call.connection, call.command, error, call._started)
         else:
             if result is not LATER:
-                self.answer(connection, command, result, started)  # type: ignore[arg-type]
+                self.answer(call.connection, call.command, result, call._started)
 
-    async def _run_waiting(self, handler: Callable[[Any, Call[Any]], Awaitable[Result]], call: Call[Any]) -> None:
-        started = call._started
+    async def _conclude_later(
+        self, call: Call[Any], function: Callable[..., Awaitable[Result | Later]], *args: Any
+    ) -> None:
         try:
-            result = await handler(self._state, call)
+            result = await function(*args)
         except (Refused, RemoteProtocolError) as refusal:
-            self.answer(call.connection, call.command, refusal, started)
+            self.answer(call.connection, call.command, refusal, call._started)
         except Exception as error:
-            self._failed(call.connection, call.command, error, started)
+            self._failed(call.connection, call.command, error, call._started)
         else:
-            self.answer(call.connection, call.command, result, started)
+            if result is not LATER:
+                self.answer(call.connection, call.command, result, call._started)
 
     def answer(
         self,
@@ -256,9 +275,13 @@ class Router(Generic[S]):
             reply = response(command, result.code, remark=result.remark)
         else:
             reply = response(command, result.response_code, remark=result.remark)
-        self._observe(command.code, reply.code, perf_counter() - started)
         if not command.flag & FLAG_ONEWAY:
-            connection.post(encode(reply))
+            try:
+                connection.post(encode(reply))
+            except LocalProtocolError as error:
+                self._failed(connection, command, error, started)
+                return
+        self._observe(command.code, reply.code, perf_counter() - started)
 
     def _failed(self, connection: "Connection", command: Command, error: Exception, started: float) -> None:
         log.error(

@@ -85,6 +85,8 @@ async def serve_remoting(
         try:
             with trio.CancelScope(shield=True):
                 await connection.serve()
+        except Exception as error:  # our own mistake with this peer must not cost the others their connections
+            log.error("connection_failed", peer=connection.remote_address, exc_info=error)
         finally:
             own.discard(connection)
             table.connections.discard(connection)

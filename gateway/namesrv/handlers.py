@@ -11,7 +11,7 @@ from gateway.config import namesrv_properties
 from gateway.namesrv.kvconfig import ORDER_TOPIC_CONFIG, KvConfigFull
 from gateway.namesrv.routes import BROKER_TIMEOUT_MS, Registration
 from gateway.namesrv.state import Namesrv, log_gone
-from gateway.routing import LATER, Call, Later, Refused, Reply, Routes
+from gateway.routing import Call, Later, Refused, Reply, Routes
 from protocol.bodies import (
     BrokerData,
     BrokerMemberGroup,
@@ -269,17 +269,14 @@ def delete_kv_config(namesrv: Namesrv, call: Call[DeleteKvConfig]) -> Later:
 
 def _answer_when_saved(namesrv: Namesrv, call: Call[PutKvConfig] | Call[DeleteKvConfig], change: int) -> Later:
     """The change is made, so that the next request sees it; the answer leaves when it is on disk."""
-    call.connection.start_waiting(_confirm_saved, namesrv, call, change)
-    return LATER
+    return call.wait(_confirm_saved, namesrv, change)
 
 
-async def _confirm_saved(namesrv: Namesrv, call: Call[PutKvConfig] | Call[DeleteKvConfig], change: int) -> None:
+async def _confirm_saved(namesrv: Namesrv, change: int) -> None:
     await namesrv.kv.settled.wait_for(change)
     problem = namesrv.kv.problem
-    if problem is None:
-        call.answer(None)
-    else:
-        call.answer(Refused(ResponseCode.SYSTEM_ERROR, f"in effect until the next start, but not saved: {problem}"))
+    if problem is not None:
+        raise Refused(ResponseCode.SYSTEM_ERROR, f"in effect until the next start, but not saved: {problem}")
 
 
 @routes.handle

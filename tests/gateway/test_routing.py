@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+import trio
 
 from gateway.connection import Connection
 from gateway.routing import LATER, Call, Later, Refused, Reply, Router, Routes
-from protocol.codes import FLAG_ONEWAY, RequestCode, ResponseCode
-from protocol.command import Command
+from protocol.codes import FLAG_ONEWAY, RequestCode, ResponseCode, SerializeType
+from protocol.command import MAX_FRAME_BYTES, Command
 from protocol.errors import RemoteProtocolError
 from protocol.frame import FrameDecoder
 from protocol.requests.offsets import GetMaxOffset, OffsetReply, QueryConsumerOffset
@@ -108,6 +109,58 @@ def test_kept_call_is_answered_by_its_keeper() -> None:
     assert connection.replies == []
     kept[0].answer(OffsetReply(offset=9))
     assert [reply.fields["offset"] for reply in connection.replies] == ["9"]
+
+
+@pytest.mark.parametrize("error", [Refused(ResponseCode.NO_PERMISSION, "no"), ZeroDivisionError("oops")])
+def test_what_a_kept_call_raises_is_answered_and_goes_no_further(error: Exception) -> None:
+    kept: list[Call[GetMaxOffset]] = []
+    routes = Routes()
+
+    @routes.handle
+    def get_max_offset(state: None, call: Call[GetMaxOffset]) -> Later:
+        kept.append(call)
+        return LATER
+
+    def fail() -> Later:
+        raise error
+
+    connection: Any = FakeConnection()
+    Router(None, [routes]).run(connection, request())
+    kept[0].resume(lambda: LATER)
+    assert connection.replies == []
+    kept[0].resume(fail)
+    assert [str(error) in (reply.remark or "") for reply in connection.replies] == [True]
+
+
+async def test_a_kept_call_may_wait_beside_the_receive_loop(nursery: trio.Nursery) -> None:
+    released = trio.Event()
+    routes = Routes()
+
+    async def answer(offset: int) -> OffsetReply:
+        await released.wait()
+        return OffsetReply(offset=offset)
+
+    @routes.handle
+    def get_max_offset(state: None, call: Call[GetMaxOffset]) -> Later:
+        return call.wait(answer, 5)
+
+    connection: Any = FakeConnection()
+    connection.start_waiting = nursery.start_soon
+    Router(None, [routes]).run(connection, request())
+    await trio.testing.wait_all_tasks_blocked()
+    assert connection.replies == []
+    released.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [reply.fields["offset"] for reply in connection.replies] == ["5"]
+
+
+@pytest.mark.parametrize("reply", [Reply(body=bytes(MAX_FRAME_BYTES)), Reply(code=200_050)])
+def test_an_answer_that_does_not_fit_becomes_an_error(reply: Reply) -> None:
+    asked = request()
+    asked.serialize_type = SerializeType.ROCKETMQ
+    (answer,) = run(router_of(reply), asked)
+    assert answer.code == ResponseCode.SYSTEM_ERROR
+    assert "LocalProtocolError" in (answer.remark or "")
 
 
 def test_two_handlers_for_one_code_are_refused() -> None:

@@ -50,6 +50,23 @@ async def test_answers_over_a_socket_and_ends_after_the_last_answer() -> None:
     assert len(table) == 0
 
 
+async def test_a_mistake_of_ours_costs_one_connection_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(decoder: FrameDecoder, data: bytes) -> list[Command]:
+        raise ZeroDivisionError("oops")
+
+    table = ConnectionTable()
+    listeners = await open_listeners(0, "127.0.0.1")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_remoting, listeners, router(), table)
+            for receive, answered in ((decode, False), (FrameDecoder.receive, True)):
+                monkeypatch.setattr("protocol.frame.FrameDecoder.receive", receive)
+                async with await trio.open_tcp_stream("127.0.0.1", port_of(listeners[0])) as stream:
+                    await stream.send_all(REQUEST)
+                    assert bool(await stream.receive_some()) is answered
+            nursery.cancel_scope.cancel()
+
+
 async def test_taken_port_is_named() -> None:
     (listener,) = await open_listeners(0, "127.0.0.1")
     port = port_of(listener)

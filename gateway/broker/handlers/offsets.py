@@ -5,12 +5,11 @@ else.
 """
 
 from functools import partial
-from pathlib import Path
 
+from gateway.broker.handlers.admin import delivered_offsets
 from gateway.broker.offsets import NOT_FOUND
 from gateway.broker.state import Broker
-from gateway.routing import LATER, Call, Later, Refused, Reply, Routes
-from protocol.bodies import DelayOffsetBody
+from gateway.routing import Call, Later, Refused, Reply, Routes
 from protocol.codes import ResponseCode
 from protocol.requests.offsets import (
     GetAllConsumerOffset,
@@ -26,7 +25,6 @@ from protocol.requests.offsets import (
 )
 from store.consumequeue import Boundary
 from store.engine import ColdRead
-from store.jsonfile import load_json
 from store.options import BrokerRole
 
 routes = Routes()
@@ -52,17 +50,7 @@ def query_consumer_offset(broker: Broker, call: Call[QueryConsumerOffset]) -> Of
     try:
         return _first_offset(broker, header, allow_cold=False)
     except ColdRead:
-        call.connection.start_waiting(_answer_first_offset, broker, call)
-        return LATER
-
-
-async def _answer_first_offset(broker: Broker, call: Call[QueryConsumerOffset]) -> None:
-    try:
-        reply = await broker.storage.read_cold(partial(_first_offset, broker, call.header, allow_cold=True))
-    except Refused as refusal:
-        call.answer(refusal)
-    else:
-        call.answer(reply)
+        return call.wait(broker.storage.read_cold, partial(_first_offset, broker, header, allow_cold=True))
 
 
 def _first_offset(broker: Broker, header: QueryConsumerOffset, *, allow_cold: bool) -> OffsetReply:
@@ -133,7 +121,5 @@ def get_all_consumer_offset(broker: Broker, call: Call[GetAllConsumerOffset]) ->
 
 @routes.handle
 def get_all_delay_offset(broker: Broker, call: Call[GetAllDelayOffset]) -> Reply:
-    """How far each delay level is delivered, for slaves, as the file says it."""
-    path = Path(broker.store_options.store_path_root_dir) / "config" / "delayOffset.json"
-    body = load_json(path, DelayOffsetBody.decode) or DelayOffsetBody()
-    return Reply(body=body.encode())
+    """How far each delay level is delivered, for slaves."""
+    return Reply(body=delivered_offsets(broker).encode())

@@ -84,25 +84,16 @@ class Pull:
         try:
             result = self._read(allow_cold=False)
         except ColdRead:
-            self._call.connection.start_waiting(self._read_cold, may_wait)
-            return LATER
+            return self._call.wait(self._read_cold, may_wait)
         return self._conclude(result, may_wait)
 
     def resume(self) -> None:
         """Runs again because a message arrived or the time is over; does not wait a second time."""
-        try:
-            reply = self.run(may_wait=False)
-        except Refused as refusal:
-            self._call.answer(refusal)
-            return
-        if isinstance(reply, Reply):
-            self._call.answer(reply)
+        self._call.resume(self.run, False)
 
-    async def _read_cold(self, may_wait: bool) -> None:
+    async def _read_cold(self, may_wait: bool) -> Reply | Later:
         result = await self._broker.storage.read_cold(partial(self._read, allow_cold=True))
-        reply = self._conclude(result, may_wait)
-        if isinstance(reply, Reply):
-            self._call.answer(reply)
+        return self._conclude(result, may_wait)
 
     def _read(self, allow_cold: bool) -> GetResult:
         request = self._request
