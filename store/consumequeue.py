@@ -279,17 +279,19 @@ class ConsumeQueues:
     def truncate_from_physical(self, limit: int, *, mend_tails: bool = False) -> int:
         """Cut every queue at its first unit whose record begins at or above ``limit``; returns how many were cut.
 
-        ``mend_tails``: trust only what lies below ``limit`` (an unclean stop): also cut where units stop being
-        good and rising, and zero whatever lies behind the end of every queue's last file.
+        ``mend_tails``: trust only what lies below ``limit`` (an unclean stop): queues that ``load`` complained of
+        are also cut where units stop being good and rising, and zeroed behind that.
         """
+        suspect = {(damage.topic, damage.queue_id) for damage in self.damages} if mend_tails else set()
         cut = 0
         for queue in self:
-            if queue.max_physical_end <= limit and not mend_tails:
+            mend = queue.name in suspect
+            if queue.max_physical_end <= limit and not mend:
                 continue
             end = self._end_below(queue, limit)
             if end < queue.max_offset:
                 cut += 1
-            if end < queue.max_offset or mend_tails:
+            if end < queue.max_offset or mend:
                 self.cut(queue, end)
         return cut
 

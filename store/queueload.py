@@ -30,6 +30,8 @@ from store.queuefiles import (
 
 _PAGE_UNITS = 4096 // UNIT_SIZE
 _PAGE_SIZE = _PAGE_UNITS * UNIT_SIZE
+_BLOCK = 4096
+_REST_STEP = 64 << 10
 _LAST_UNITS = 4  # units in front of the end that are compared with each other
 
 
@@ -41,6 +43,7 @@ class QueueDamage(NamedTuple):
     file: str
     position: int  # byte in that file; -1: the file as a whole
     reason: str
+    at_end: bool = False  # in the newest file: ``truncate_from_physical`` and putting again can heal it
 
 
 class QueueExtent(NamedTuple):
@@ -149,7 +152,7 @@ class _OneFile:
         return 0
 
     def complaint(self, end: int) -> tuple[int, str] | None:
-        """(byte, reason) if what was seen around the end cannot be right."""
+        """(byte, reason) if what was seen cannot be right, or something stands behind the end."""
         begin = max(0, end - _LAST_UNITS)
         for index in range(begin, end):
             if not self.has_unit(index):
@@ -159,15 +162,25 @@ class _OneFile:
             if physical <= last:
                 return index * UNIT_SIZE, "the commitlog offset does not rise"
             last = physical
-        rest = self.unit(end)
-        if any(rest) and rest != BLANK_UNIT:
-            return end * UNIT_SIZE, "neither a unit nor empty"
-        if end == 0:
-            step = 1
-            while step * UNIT_SIZE < self.size:
-                if any(self.unit(step)):
-                    return 0, "empty in front of units"
-                step *= 2
+        behind = self._first_byte(end * UNIT_SIZE)
+        return None if behind is None else (behind, "not empty behind the last unit")
+
+    def _first_byte(self, position: int) -> int | None:
+        """Where the first byte that is not zero stands; holes are not read."""
+        fs, fd = self._files.fs, self._fd
+        self.unit(position // UNIT_SIZE)
+        data = self._page_units[position - self._page * _PAGE_SIZE :]
+        at: int | None = position
+        while at is not None:
+            if data.count(0) != len(data):
+                return at + len(data) - len(data.lstrip(b"\0"))
+            at += len(data)
+            if at >= self.size or (at := fs.next_data(fd, at)) is None:
+                return None
+            # Up to the end of a block first: behind it there is mostly a hole, which need not be read.
+            data = fs.pread(fd, -at % _BLOCK or _REST_STEP, at)
+            if not data:
+                return None
         return None
 
 
@@ -195,14 +208,17 @@ class QueueLoader:
         try:
             for base in reversed(bases):
                 path = self._files.path(topic, queue_id, base)
-                last = self._look(topic, queue_id, base, commitlog_min)
+                last = self._look(topic, queue_id, base, commitlog_min, newest=base == bases[-1])
                 if last.end or base == bases[0]:
                     break
             max_offset = base // UNIT_SIZE + last.end
             for first_base in bases:
                 path = self._files.path(topic, queue_id, first_base)
-                first = last if first_base == base else self._look(topic, queue_id, first_base, commitlog_min)
-                if first.first < first.end or first_base == base:
+                if first_base == base:
+                    first = last
+                    break
+                first = self._look(topic, queue_id, first_base, commitlog_min, newest=False)
+                if first.first < first.end:
                     break
         except OSError as error:
             raise store_error(error, path, "read") from error
@@ -232,16 +248,18 @@ class QueueLoader:
             reason = f"{status.size} bytes long instead of {self._files.file_size}"
             self._complain(topic, queue_id, str(path), -1, reason)
 
-    def _look(self, topic: str, queue_id: int, base: int, commitlog_min: int) -> _FileExtent:
+    def _look(self, topic: str, queue_id: int, base: int, commitlog_min: int, newest: bool) -> _FileExtent:
         file = _OneFile(self._files, self._files.path(topic, queue_id, base))
         try:
             if file.size != self._files.file_size:
                 reason = f"{file.size} bytes long instead of {self._files.file_size}"
-                self._complain(topic, queue_id, file.path, -1, reason)
+                self._complain(topic, queue_id, file.path, -1, reason, newest)
             end = file.end()
             wrong = file.complaint(end)
+            if wrong is None and not newest and end * UNIT_SIZE < self._files.file_size:
+                wrong = end * UNIT_SIZE, "units are missing in front of the next file"
             if wrong is not None:
-                self._complain(topic, queue_id, file.path, *wrong)
+                self._complain(topic, queue_id, file.path, *wrong, newest)
             first = file.blanks(end)
             physical_end = file.physical_end(first, end)
             if first < end and UNIT.unpack(file.unit(first))[0] < commitlog_min:
@@ -250,8 +268,8 @@ class QueueLoader:
         finally:
             file.close()
 
-    def _complain(self, topic: str, queue_id: int, file: str, position: int, reason: str) -> None:
-        self.damages.append(QueueDamage(topic, queue_id, file, position, reason))
+    def _complain(self, topic: str, queue_id: int, file: str, position: int, reason: str, at_end: bool = False) -> None:
+        self.damages.append(QueueDamage(topic, queue_id, file, position, reason, at_end))
 
 
 def verify(files: QueueFiles, topic: str, queue_id: int, extent: QueueExtent) -> list[QueueDamage]:
@@ -277,11 +295,6 @@ def verify(files: QueueFiles, topic: str, queue_id: int, extent: QueueExtent) ->
         read_until = position + len(data)
     if read_until < end:
         damages.append(_at(files, topic, queue_id, read_until, "missing up to the queue's end"))
-    for position, data in files.chunks(topic, queue_id, end, files.base_of(end) + files.file_size):
-        if data.count(0) != len(data):
-            at = position + next(index for index, byte in enumerate(data) if byte)
-            damages.append(_at(files, topic, queue_id, at, "not empty behind the queue's end"))
-            break
     return damages
 
 

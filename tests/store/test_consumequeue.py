@@ -714,7 +714,8 @@ class TestDamage:
             file.seek(FILE_SIZE - 1)
             file.write(b"\1")
         (found,) = queues.verify(only(queues))
-        assert (found.position, found.reason) == (FILE_SIZE - 1, "not empty behind the queue's end")
+        assert (found.position, found.reason) == (FILE_SIZE - 1, "not empty behind the last unit")
+        assert loaded(tmp_path).damages == [found]
 
 
 class TestCutting:
