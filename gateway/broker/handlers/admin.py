@@ -1,9 +1,12 @@
-"""What several handlers for tools share: who may change things, and a topic's queues as tools name them."""
+"""What several handlers for tools share: who may change things, and how queues and delay levels are shown."""
+
+from pathlib import Path
 
 from gateway.broker.state import Broker
 from gateway.routing import Refused
-from protocol.bodies import MessageQueue, TopicConfig
+from protocol.bodies import DelayOffsetBody, MessageQueue, TopicConfig
 from protocol.codes import ResponseCode
+from store.jsonfile import load_json
 from store.options import BrokerRole
 
 
@@ -27,3 +30,9 @@ def queues_of(broker: Broker, config: TopicConfig) -> list[MessageQueue]:
     count = max(config.read_queue_nums, config.write_queue_nums)
     name = broker.options.broker_name
     return [MessageQueue(broker_name=name, queue_id=number, topic=config.topic_name) for number in range(count)]
+
+
+def delivered_offsets(broker: Broker) -> DelayOffsetBody:
+    """How far each delay level is delivered as the file says it, which is never ahead of what is safe."""
+    path = Path(broker.store_options.store_path_root_dir) / "config" / "delayOffset.json"
+    return load_json(path, DelayOffsetBody.decode) or DelayOffsetBody()

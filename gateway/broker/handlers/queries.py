@@ -1,15 +1,19 @@
-"""Looking at single messages, for tools and for clients that ask by message id. Reads run in a thread."""
+"""Looking at single messages and queue entries, for tools and for clients that ask by id. Reads run in a thread."""
 
 from functools import partial
 
 from gateway.broker.state import Broker
+from gateway.broker.subscriptions import is_tag_type, tag_matcher
 from gateway.routing import Call, Refused, Reply, Routes
+from protocol.bodies import ConsumeQueueData, QueryConsumeQueueResponseBody
 from protocol.codes import ResponseCode
-from protocol.requests.queries import QueryMessage, QueryMessageReply, ViewMessageById
+from protocol.requests.queries import QueryConsumeQueue, QueryMessage, QueryMessageReply, ViewMessageById
+from store.queuefiles import BLANK_SIZE
 
 routes = Routes()
 
 MAX_ANSWER_BYTES = 8 << 20  # clients take frames of 16 MiB
+MAX_ENTRIES = 10_000
 
 
 @routes.handle
@@ -53,3 +57,37 @@ async def view_message_by_id(broker: Broker, call: Call[ViewMessageById]) -> Rep
     if message is None:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"can not find message by the offset, {offset}")
     return Reply(body=message.raw)
+
+
+@routes.handle
+async def query_consume_queue(broker: Broker, call: Call[QueryConsumeQueue]) -> Reply:
+    """Entries of a consume queue as they stand there; for a connected group, whether each passes its filter."""
+    header, store = call.header, broker.store
+    topic, queue_id = header.topic or "", header.queue_id
+    if not store.has_queue(topic, queue_id):
+        raise Refused(ResponseCode.SYSTEM_ERROR, f"{queue_id}@{topic} is not exist!")
+    body = QueryConsumeQueueResponseBody(
+        min_queue_index=store.min_offset(topic, queue_id), max_queue_index=store.max_offset(topic, queue_id)
+    )
+    passes = None
+    if header.consumer_group is not None:
+        body.subscription_data = broker.clients.subscription(header.consumer_group, topic)
+        if body.subscription_data is None:
+            body.filter_data = f"{header.consumer_group}@{topic} is not online!"
+        elif is_tag_type(body.subscription_data.expression_type):
+            passes = tag_matcher(body.subscription_data) or (lambda tags_code: True)
+    if not body.min_queue_index <= header.index < body.max_queue_index:
+        return Reply(body=body.encode(), remark=f"Index {header.index} of {queue_id}@{topic} is not exist!")
+    count = min(header.count, MAX_ENTRIES, body.max_queue_index - header.index)
+    read = partial(store.queue_units, topic, queue_id, header.index, max(count, 0))
+    body.queue_data = [
+        ConsumeQueueData(
+            physic_offset=physical_offset,
+            physic_size=size,
+            tags_code=tags_code,
+            eval=passes is not None and passes(tags_code),
+        )
+        for physical_offset, size, tags_code in await broker.storage.read_cold(read)
+        if size != BLANK_SIZE
+    ]
+    return Reply(body=body.encode())

@@ -9,6 +9,8 @@ import math
 import os
 from pathlib import Path
 
+from gateway.broker.handlers.admin import delivered_offsets
+from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.state import Broker
 from gateway.config import broker_properties
 from protocol.codes import VERSION
@@ -41,6 +43,7 @@ def runtime_info(broker: Broker, earliest_message_ms: int) -> dict[str, str]:
         | _identity(broker)
         | _traffic(broker)
         | _log_figures(broker, earliest_message_ms)
+        | _delay_figures(broker)
         | _disk_figures(broker)
         | _pool_figures(broker)
     )
@@ -89,6 +92,13 @@ def _log_figures(broker: Broker, earliest_message_ms: int) -> dict[str, str]:
         "remainHowManyDataToFlush": size_text(store.end_offset - store.flushed_offset),
         "remainHowManyDataToCommit": size_text(0),
         "earliestMessageTimeStamp": str(earliest_message_ms),
+    }
+
+
+def _delay_figures(broker: Broker) -> dict[str, str]:
+    return {
+        f"scheduleMessageOffset_{level}": f"{offset},{broker.store.max_offset(SCHEDULE_TOPIC, level - 1)}"
+        for level, offset in delivered_offsets(broker).offset_table.items()
     }
 
 

@@ -3,10 +3,12 @@
 import pytest
 
 from gateway.broker.handlers import queries
+from protocol.bodies import ConsumerData, QueryConsumeQueueResponseBody, SubscriptionData
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
-from protocol.message import decode_record
-from protocol.requests.queries import QueryMessage, ViewMessageById
+from protocol.message import decode_record, java_hash
+from protocol.requests.queries import QueryConsumeQueue, QueryMessage, ViewMessageById
+from tests.gateway.broker.fakes import FakePeer
 from tests.gateway.broker.handlers.rig import Rig
 
 FOREVER = 2**63 - 1
@@ -98,3 +100,47 @@ async def test_an_offset_at_which_no_message_begins(rig: Rig, offset: int) -> No
     answer = await rig.ask(RequestCode.VIEW_MESSAGE_BY_ID, ViewMessageById(offset=offset))
     assert answer.code == ResponseCode.SYSTEM_ERROR
     assert answer.remark == f"can not find message by the offset, {offset}"
+
+
+async def entries(rig: Rig, index: int = 0, count: int = 10, group: str | None = None) -> Command:
+    header = QueryConsumeQueue(topic="T", queue_id=1, index=index, count=count, consumer_group=group)
+    return await rig.ask(RequestCode.QUERY_CONSUME_QUEUE, header)
+
+
+def offsets(answer: Command) -> list[int]:
+    return [entry.physic_offset for entry in QueryConsumeQueueResponseBody.decode(answer.body).queue_data]
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "found"),
+    [(0, 10, [0, 1, 2]), (1, 1, [1]), (2, 2**31 - 1, [2]), (0, 0, []), (0, -1, []), (3, 10, []), (-1, 10, [])],
+)
+async def test_entries_of_a_queue(rig: Rig, index: int, count: int, found: list[int]) -> None:
+    messages = rig.store_messages("T", 1, 3, tags="a")
+    answer = await entries(rig, index, count)
+    assert answer.code == ResponseCode.SUCCESS
+    assert offsets(answer) == [messages[number].physical_offset for number in found]
+    body = QueryConsumeQueueResponseBody.decode(answer.body)
+    assert (body.min_queue_index, body.max_queue_index) == (0, 3)
+    for entry in body.queue_data:
+        assert (entry.physic_size, entry.tags_code, entry.eval) == (messages[0].size, java_hash("a"), False)
+
+
+async def test_entries_beside_a_groups_filter(rig: Rig) -> None:
+    for tags in ("a", "b"):
+        rig.store_messages("T", 1, 1, tags=tags)
+    subscription = SubscriptionData(topic="T", sub_string="b")
+    consumer = ConsumerData(group_name="g", subscription_data_set=[subscription])
+    rig.broker.clients.heartbeat(FakePeer(), "one", 0, 401, [consumer], [])
+    body = QueryConsumeQueueResponseBody.decode((await entries(rig, group="g")).body)
+    assert [entry.eval for entry in body.queue_data] == [False, True]
+    assert body.subscription_data == subscription
+    body = QueryConsumeQueueResponseBody.decode((await entries(rig, group="h")).body)
+    assert (body.filter_data, body.subscription_data) == ("h@T is not online!", None)
+
+
+async def test_entries_of_a_queue_that_does_not_exist(rig: Rig) -> None:
+    answer = await entries(rig)
+    assert (answer.code, answer.remark) == (ResponseCode.SYSTEM_ERROR, "1@T is not exist!")
+    answer = await rig.ask(RequestCode.QUERY_CONSUME_QUEUE, fields={})
+    assert answer.code == ResponseCode.SYSTEM_ERROR
