@@ -78,7 +78,6 @@ class Command:
         self,
         code: int,
         opaque: int = 0,
-        *,
         flag: int = 0,
         fields: dict[str, str] | None = None,
         header: Header | None = None,
@@ -87,6 +86,7 @@ class Command:
         version: int = VERSION,
         language: int = OWN_LANGUAGE,
         serialize_type: SerializeType = SerializeType.JSON,
+        raw_header: bytes = b"",
     ) -> None:
         self.code = code
         self.opaque = opaque
@@ -98,7 +98,7 @@ class Command:
         self.language = language
         self.serialize_type = serialize_type
         self._fields = fields
-        self._raw_header = b""
+        self._raw_header = raw_header
 
     @property
     def is_response(self) -> bool:
@@ -200,6 +200,8 @@ _generic_header = msgspec.json.Decoder(_JsonHeader, strict=False)
 _send_header = msgspec.json.Decoder(_JsonSendHeader, strict=False)
 _SEND_PREFIX = f'{{"code":{RequestCode.SEND_MESSAGE_V2.value},'.encode()
 _LANGUAGES: dict[str | int | None, int] = {language.name: language.value for language in LanguageCode}
+_LANGUAGES |= {language.value: language.value for language in LanguageCode}
+_JSON = SerializeType.JSON
 _json_encoder = msgspec.json.Encoder()
 
 
@@ -210,17 +212,20 @@ def _decode_json(data: bytes, body: bytes) -> Command:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # the general path finds the words for what is wrong
         else:
-            command = Command(
+            language = _LANGUAGES.get(send.language, LanguageCode.OTHER)
+            return Command(
                 send.code,
                 send.opaque,
-                flag=send.flag,
-                header=send.ext_fields,
-                body=body,
-                version=send.version,
-                language=_language(send.language),
+                send.flag,
+                None,
+                send.ext_fields,
+                body,
+                None,
+                send.version,
+                language,
+                _JSON,
+                data,
             )
-            command._raw_header = data
-            return command
     try:
         header = _generic_header.decode(data)
         fields = _text_fields(header.ext_fields)
@@ -234,14 +239,8 @@ def _decode_json(data: bytes, body: bytes) -> Command:
         body=body,
         remark=header.remark,
         version=header.version,
-        language=_language(header.language),
+        language=_LANGUAGES.get(header.language, LanguageCode.OTHER),
     )
-
-
-def _language(language: str | int | None) -> int:
-    if isinstance(language, int):
-        return language
-    return _LANGUAGES.get(language, LanguageCode.OTHER)
 
 
 def _text_fields(ext_fields: dict[str, Any] | None) -> dict[str, str]:
