@@ -305,7 +305,7 @@ class IndexFile:
         for at, (key_hash, previous) in enumerate(zip(hashes, chains, strict=True), number):
             slot = key_hash % slot_count
             head = slots[slot]
-            if head != previous and not 0 <= previous < at:
+            if head != previous:  # a half-written entry, or one whose slot was lost: nothing behind it counts
                 good, wrong = at - number, f"its chain goes on at {previous}"
                 break
             if not head:

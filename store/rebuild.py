@@ -75,6 +75,7 @@ class Derived:
         self._progress = progress
         self._damaged = damaged
         self._begin = max(min(verdict.begin, verdict.end), commit_log.start_offset)
+        self._indexed_until = 0
         self.rebuilt = False  # the next checkpoint is due at once
         self.floors: dict[QueueName, int] = {}
 
@@ -140,6 +141,7 @@ class Derived:
             return None
         if manifest is None:
             return "nothing vouches for it"
+        self._indexed_until = manifest.index_end
         there = {file.path.rpartition("/")[2] for file in index.files}
         missing = [name for name in manifest.index_files if name not in there]
         if missing:
@@ -162,24 +164,37 @@ class Derived:
             log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
             self._queues.reset(topic, queue_id)
         self._queues.truncate_from_physical(end if clean else self._begin, mend_tails=not clean)
-        if self._index is not None:
-            if verdict.index_reason is not None:
-                log.warning("index_rebuilt", reason=verdict.index_reason)
-                self._index.reset()
-            else:
-                # What was put after the checkpoint may be there in part: all of it is put again.
-                self._index.recover(end if clean else self._begin, None if clean else self._begin)
+        keys_from = self._mend_index(verdict.index_reason)
         wanted = set(verdict.queues)
         everything = verdict.compare and len(self._queues) == len(wanted)
         if verdict.compare and not everything:
             wanted |= self._compare_with_log()
-        if (wanted or everything or verdict.index_reason is not None) and self._begin > self._log.start_offset:
-            self._put_again(wanted, everything)
+        begin = self._log.start_offset if wanted or everything else keys_from
+        if begin < self._begin:
+            self._put_again(begin, keys_from, wanted, everything)
         mark = Mark(self._begin, self._log_verdict.last_record, self._log_verdict.last_timestamp)
         self._dispatcher.restart_at(mark)
         self._dispatch_rest()
         self._queues.anomalies.clear()
         self._drop_reached_floors()
+
+    def _mend_index(self, reason: str | None) -> int:
+        """Cut or empty the index. Returns the begin of a record from which on keys are missing."""
+        index = self._index
+        if index is None:
+            return self._begin
+        if reason is not None:
+            log.warning("index_rebuilt", reason=reason)
+            index.reset()
+            return self._log.start_offset
+        if self._log_verdict.clean:
+            index.recover(self._log_verdict.end, None)
+            return self._begin
+        # What was put after the checkpoint may be there in part: all of it is put again.
+        index.recover(self._begin, self._begin)
+        if not index.damages and index.end_offset >= self._indexed_until:
+            return self._begin
+        return max(index.end_offset, self._log.start_offset)
 
     def _drop_reached_floors(self) -> None:
         """Keep in ``floors`` only the queues that have lost their last messages."""
@@ -192,8 +207,7 @@ class Derived:
             else:
                 log.warning("queue_offsets_skipped", topic=name[0], queue_id=name[1], begin=reached, end=floor - 1)
 
-    def _walk(self, what: str, end: int, take: Callable[[Record], None]) -> None:
-        begin = self._log.start_offset
+    def _walk(self, what: str, begin: int, end: int, take: Callable[[Record], None]) -> None:
         for records in walk(self._log.read_or_nothing, self._log.file_size, begin, end, self._damaged):
             for record in records:
                 take(record)
@@ -212,7 +226,7 @@ class Derived:
                 else:
                     extent[1] = record.queue_offset
 
-        self._walk("comparing the queues with the commitlog", self._begin, take)
+        self._walk("comparing the queues with the commitlog", self._log.start_offset, self._begin, take)
         topics = configured_topics(self._root, self._fs)
         wrong: set[QueueName] = set()
         for (topic_data, queue_id), (first, last) in seen.items():
@@ -238,19 +252,18 @@ class Derived:
         damages = self._queues.verify(queue)
         return f"{damages[0].file} at {damages[0].position}: {damages[0].reason}" if damages else None
 
-    def _put_again(self, names: set[QueueName], everything: bool) -> None:
-        """Put the records below ``_begin`` into the index and into the named queues (or into all)."""
+    def _put_again(self, begin: int, keys_from: int, names: set[QueueName], everything: bool) -> None:
+        """Put records below ``_begin`` into the named queues (or into all), from ``keys_from`` into the index."""
         wanted = {(topic.encode(), queue_id) for topic, queue_id in names}
-        put_keys = self._index is not None and self._index.next_offset <= self._log.start_offset
         put = self._dispatcher.put_record
 
         def take(record: Record) -> None:
             if everything or (record.topic, record.queue_id) in wanted:
                 put(record)
-            elif put_keys:
+            elif record.physical_offset >= keys_from:
                 put(record, queues=False)
 
-        self._walk("rebuilding consume queues and index", self._begin, take)
+        self._walk("rebuilding consume queues and index", begin, self._begin, take)
 
     def _dispatch_rest(self) -> None:
         begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
