@@ -1,0 +1,180 @@
+"""Replication between brokers of every make: the same bytes, the same answers, and what happens when one of them dies.
+
+A pair is (master, slave). Commitlogs are compared as files; consume queues and the key index by what pulls
+and queries answer, because makes keep them on disk at different times.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from tests.interop import maven, raw
+from tests.interop.child import wait_until
+from tests.interop.conftest import give_up
+from tests.interop.driver import Driver, Json, Producer
+from tests.interop.processes import OURS, Broker, Cluster
+
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
+
+PULL_MESSAGE: Final = 11
+QUERY_MESSAGE: Final = 12
+GET_ALL_TOPIC_CONFIG: Final = 21
+GET_ALL_CONSUMER_OFFSET: Final = 43
+SUBSCRIPTION_IN_REQUEST: Final = 4
+FOUND: Final = 0
+
+FILE_SIZE: Final = 1 << 20
+OFFICIAL: Final = ("4.8.0", "4.9.4", "5.3.3")
+PAIRS: Final = [
+    (OURS, OURS),
+    *((official, OURS) for official in OFFICIAL),
+    *((OURS, official) for official in OFFICIAL),
+]
+Drivers = Callable[..., Driver]
+
+
+@pytest.fixture
+def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
+    """A name server of ours; each test adds its brokers."""
+    if target != OURS:
+        pytest.skip("pairs have an official side already")
+    try:
+        for version in OFFICIAL:
+            maven.jars("server", version)
+    except maven.Unavailable as error:
+        give_up(str(error))
+    with Cluster() as running:
+        running.add_namesrv()
+        yield running
+
+
+@pytest.fixture
+def producer(drivers: Drivers, cluster: Cluster) -> Iterator[Producer]:
+    with drivers("4.9.8").producer(cluster.namesrv_addr) as started:
+        yield started
+
+
+def add_master(cluster: Cluster, kind: str, role: str = "SYNC_MASTER", **settings: Any) -> Broker:
+    # inSyncReplicas: without it a 5.x SYNC_MASTER does not wait for anybody; the others take 2 anyway.
+    return cluster.add_broker(kind, role=role, mappedFileSizeCommitLog=FILE_SIZE, inSyncReplicas=2, **settings)
+
+
+def add_slave(cluster: Cluster, kind: str, **settings: Any) -> Broker:
+    return cluster.add_broker(kind, broker_id=1, role="SLAVE", mappedFileSizeCommitLog=FILE_SIZE, **settings)
+
+
+def new_topic(producer: Producer, cluster: Cluster) -> str:
+    topic = producer.driver.fresh("topic")
+    producer.create_topic(topic, 2)
+    namesrv = cluster.namesrvs[0]
+    wait_until(lambda: namesrv.call(raw.GET_ROUTEINFO_BY_TOPIC, {"topic": topic}).code == 0, f"route of {topic}", 10)
+    return topic
+
+
+def commitlog(broker: Broker) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (broker.store / "commitlog").iterdir() if path.name.isdigit()}
+
+
+def is_copy(slave: Broker, master: Broker) -> bool:
+    """Whether both have the same files; a file that is still empty need not be there."""
+    theirs, ours = commitlog(slave), commitlog(master)
+    return all(
+        theirs.get(name, b"") == ours.get(name, b"") for name in theirs.keys() | ours.keys() if used(name, ours, theirs)
+    )
+
+
+def used(name: str, *logs: dict[str, bytes]) -> bool:
+    return any(log.get(name, b"").strip(b"\0") for log in logs)
+
+
+def wait_copied(slave: Broker, master: Broker, timeout: float = 30) -> None:
+    wait_until(lambda: is_copy(slave, master), f"the log of {master.kind} at its slave {slave.kind}", timeout)
+
+
+def pulled(broker: Broker, topic: str, queue: int) -> bytes:
+    """All records of a queue as this very broker answers them."""
+    records = b""
+    offset = 0
+    while True:
+        fields = {
+            **{"consumerGroup": "ha-check", "topic": topic, "queueId": queue, "queueOffset": offset, "maxMsgNums": 32},
+            **{"sysFlag": SUBSCRIPTION_IN_REQUEST, "commitOffset": 0, "suspendTimeoutMillis": 0},
+            **{"subscription": "*", "subVersion": 0, "expressionType": "TAG"},
+        }
+        answer = broker.call(PULL_MESSAGE, fields)
+        if answer.code != FOUND:
+            return records
+        records += answer.body
+        offset = int(answer.fields["nextBeginOffset"])
+
+
+def found_by_key(broker: Broker, topic: str, key: str) -> bytes:
+    fields = {"topic": topic, "key": key, "maxNum": 64, "beginTimestamp": 0, "endTimestamp": 1 << 60}
+    return b"".join(sorted(split(broker.call(QUERY_MESSAGE, fields).body)))
+
+
+def split(records: bytes) -> Iterator[bytes]:
+    """The records of an answer."""
+    while records:
+        size = int.from_bytes(records[:4], "big")
+        yield records[:size]
+        records = records[size:]
+
+
+def wait_same_answers(slave: Broker, master: Broker, topic: str, keys: list[str]) -> None:
+    """Until the slave answers pulls and queries as its master does."""
+    for queue in range(2):
+        expected = pulled(master, topic, queue)
+        assert expected
+        wait_until(partial(answers, expected, pulled, slave, topic, queue), f"queue {queue} at {slave.kind}", 30)
+    for key in keys:
+        expected = found_by_key(master, topic, key)
+        assert expected
+        wait_until(partial(answers, expected, found_by_key, slave, topic, key), f"{key} at {slave.kind}", 30)
+
+
+def answers(expected: bytes, ask: Callable[..., bytes], *arguments: object) -> bool:
+    return ask(*arguments) == expected
+
+
+def send_until_replicated(producer: Producer, topic: str) -> None:
+    """Sends until a send is acknowledged by the slave."""
+    wait_until(lambda: producer.send(topic, "waits for a slave")["status"] == "SEND_OK", "an acknowledged send", 30)
+
+
+def acknowledged(results: list[Json]) -> None:
+    assert {result["status"] for result in results} == {"SEND_OK"}
+
+
+@pytest.mark.parametrize(("master_kind", "slave_kind"), PAIRS, ids=lambda kind: str(kind))
+def test_a_slave_is_a_copy_of_its_master_through_deaths(
+    cluster: Cluster, producer: Producer, master_kind: str, slave_kind: str
+) -> None:
+    """Replicates over several files, catches up after the slave was killed, and serves when the master is
+    killed.
+    """
+    master = add_master(cluster, master_kind)
+    topic = new_topic(producer, cluster)
+    producer.send_many(topic, "before", 20, keys="k-before")
+    slave = add_slave(cluster, slave_kind)
+    send_until_replicated(producer, topic)
+    # More than a file's worth; a record of 4 KiB leaves filler at the end of a file.
+    acknowledged(producer.send_many(topic, "big", 300, size=4000, keys="k-big"))
+    acknowledged(producer.send_many(topic, "small", 200, keys="k-small"))
+    wait_copied(slave, master)
+    wait_same_answers(slave, master, topic, ["k-before", "k-big", "k-small"])
+
+    slave.kill()
+    statuses = {result["status"] for result in producer.send_many(topic, "alone", 3)}
+    assert "SEND_OK" not in statuses
+    slave.start()
+    send_until_replicated(producer, topic)
+    wait_copied(slave, master)
+    wait_same_answers(slave, master, topic, ["k-big"])
+    count = sum(len(list(split(pulled(master, topic, queue)))) for queue in range(2))
+
+    master.kill()
+    with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
+        assert len(consumer.received(count)) >= count
