@@ -12,18 +12,50 @@ returned job writes it, `save_ended` notes the outcome. Nothing else writes that
 Writing is `store.jsonfile.save_json`: a new file takes the place of the old one, which stays as `.bak`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
+from protocol.bodies import Body, DataVersion
 from store.jsonfile import save_json
 
 SAVE_PAUSE_MS = 100  # at least
 SAVE_PAUSE_FACTOR = 20  # times what the last write took
 
 log = structlog.get_logger(__name__)
+
+_quoted = msgspec.json.Encoder().encode
+
+
+class EntryTexts:
+    """The texts of a table's entries in RocketMQ's pretty form, kept until an entry is another object.
+
+    A table of ten thousand topics that got one more is then written in a moment, not in a tenth of a second.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[str, tuple[Body, str]] = {}
+
+    def encode(self, version: DataVersion, member: str, table: Mapping[str, Body], *, pretty: bool) -> bytes:
+        """The file's text: a bean of `dataVersion` and the table under the name `member`."""
+        texts = self._texts
+        if len(texts) > 2 * len(table) + 100:
+            texts.clear()  # of entries that are gone
+        parts = []
+        for name, entry in table.items():
+            known = texts.get(name)
+            if known is None or known[0] is not entry:
+                text = entry.encode(pretty=True).decode().replace("\n", "\n\t\t")
+                known = texts[name] = (entry, f"\n\t\t{_quoted(name).decode()}:{text}")
+            parts.append(known[1])
+        version_text = version.encode(pretty=True).decode().replace("\n", "\n\t")
+        entries = ",".join(parts) + "\n\t" if parts else ""
+        whole = f'{{\n\t"dataVersion":{version_text},\n\t"{member}":{{{entries}}}\n}}'.encode()
+        # Inside texts line breaks and tabs are escaped, so these are the pretty form's own.
+        return whole if pretty else whole.translate(None, b"\n\t")
 
 
 class SaveJob(NamedTuple):

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from gateway.broker import names
-from gateway.broker.configfile import ConfigFile
+from gateway.broker.configfile import ConfigFile, EntryTexts
 from gateway.routing import Refused
 from protocol.bodies import DataVersion, GroupTableBody, SubscriptionGroupConfig
 from protocol.codes import ResponseCode
@@ -38,6 +38,7 @@ class GroupTable:
         self._now_ms = now_ms
         self._groups = {name: SubscriptionGroupConfig(group_name=name) for name in names.SYSTEM_GROUPS}
         self.data_version = DataVersion(counter=0, timestamp=now_ms())
+        self._texts = EntryTexts()
         self.file = ConfigFile(path, self.encode, now_ms)
         body = load_json(path, GroupTableBody.decode)
         if body is not None:
@@ -116,9 +117,9 @@ class GroupTable:
         """The table as it is now; shares its configs, which never change."""
         return GroupTableBody(data_version=self.data_version, subscription_group_table=dict(self._groups))
 
-    def encode(self) -> bytes:
-        """The text of subscriptionGroup.json."""
-        return self.snapshot().encode(pretty=True)
+    def encode(self, *, pretty: bool = True) -> bytes:
+        """The text of subscriptionGroup.json, or it without line breaks; equal to that of `snapshot`, but fast."""
+        return self._texts.encode(self.data_version, "subscriptionGroupTable", self._groups, pretty=pretty)
 
     def _check_room(self, more: int) -> None:
         if len(self._groups) + more > MAX_GROUPS:

@@ -134,13 +134,14 @@ class OffsetTable:
 
         The twin of `ConsumerOffsetBody.encode`, in half of its time: the whole table is written every few seconds.
         """
-        line, end = ("\n\t\t", "\n\t}\n}") if pretty else ("", "}}")
         entries = []
         for key, queues in self._offsets.items():
             numbers = ",".join([f"{queue_id}:{offset}" for queue_id, offset in sorted(queues.items())])
-            entries.append(f"{line}{_quoted(key).decode()}:{{{numbers}{line}}}")
-        begin = '{\n\t"offsetTable":{' if pretty else '{"offsetTable":{'
-        return f"{begin}{','.join(entries)}{end}".encode()
+            entries.append(f"\n\t\t{_quoted(key).decode()}:{{{numbers}\n\t\t}}")
+        table = ",".join(entries) + "\n\t" if entries else ""
+        text = f'{{\n\t"offsetTable":{{{table}}}\n}}'.encode()
+        # Inside texts line breaks and tabs are escaped, so these are the pretty form's own.
+        return text if pretty else text.translate(None, b"\n\t")
 
 
 def _full() -> Refused:

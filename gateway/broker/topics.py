@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from gateway.broker import names
-from gateway.broker.configfile import ConfigFile
+from gateway.broker.configfile import ConfigFile, EntryTexts
 from gateway.routing import Refused
 from protocol.bodies import DataVersion, TopicConfig, TopicFilterType, TopicTableBody
 from protocol.codes import PERM_INHERIT, PERM_READ, PERM_WRITE, ResponseCode
@@ -58,6 +58,7 @@ class TopicTable:
         self._topics = dict(self._own)
         self.data_version = DataVersion(counter=0, timestamp=now_ms())
         self.get = self._topics.get  # asked by every send and pull
+        self._texts = EntryTexts()
         self.file = ConfigFile(path, self.encode, now_ms)
         self._load(path)
 
@@ -234,9 +235,9 @@ class TopicTable:
         """The table as it is now, for registrations, slaves and tools; shares its configs, which never change."""
         return TopicTableBody(data_version=self.data_version, topic_config_table=dict(self._topics))
 
-    def encode(self) -> bytes:
-        """The text of topics.json."""
-        return self.snapshot().encode(pretty=True)
+    def encode(self, *, pretty: bool = True) -> bytes:
+        """The text of topics.json, or the same without line breaks; equal to that of `snapshot`, but fast."""
+        return self._texts.encode(self.data_version, "topicConfigTable", self._topics, pretty=pretty)
 
     def next_version(self) -> None:
         """Makes name servers take the table anew (the broker's own permission has changed)."""

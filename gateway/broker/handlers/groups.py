@@ -52,7 +52,7 @@ def _update(broker: Broker, configs: list[bodies.SubscriptionGroupConfig], asker
 @routes.handle
 def get_all_subscriptiongroup_config(broker: Broker, call: Call[GetAllSubscriptiongroupConfig]) -> Reply:
     """The whole table, for slaves and tools."""
-    return Reply(body=broker.groups.snapshot().encode())
+    return Reply(body=broker.groups.encode(pretty=False))
 
 
 @routes.handle

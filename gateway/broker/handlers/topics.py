@@ -108,7 +108,7 @@ def clean_unused_topic(broker: Broker, call: Call[CleanUnusedTopic]) -> None:
 @routes.handle
 def get_all_topic_config(broker: Broker, call: Call[GetAllTopicConfig]) -> Reply:
     """The whole table, for slaves and tools."""
-    return Reply(body=broker.topics.snapshot().encode())
+    return Reply(body=broker.topics.encode(pretty=False))
 
 
 @routes.handle

@@ -6,7 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.broker import configfile
-from gateway.broker.configfile import ConfigFile
+from gateway.broker.configfile import ConfigFile, EntryTexts
+from protocol.bodies import DataVersion, TopicConfig, TopicTableBody
 from tests.gateway.broker.fakes import Clock
 
 
@@ -132,3 +133,22 @@ def test_a_failed_write_in_a_thread_is_due_again(table: Table) -> None:
         assert table.file.dirty
         table.file.save_if_dirty()
     assert [entry["event"] for entry in logs] == ["config_file_not_saved", "config_file_saved_again"]
+
+
+def test_texts_of_entries_are_those_of_the_whole_body() -> None:
+    texts = EntryTexts()
+    version = DataVersion(counter=3, timestamp=5)
+    for names in ([], ["a"], ["a", 'b\t\n"ä'], ['b\t\n"ä']):
+        table = {name: TopicConfig(topic_name=name) for name in names}
+        body = TopicTableBody(data_version=version, topic_config_table=table)
+        for pretty in (True, False):
+            assert texts.encode(version, "topicConfigTable", table, pretty=pretty) == body.encode(pretty=pretty)
+
+
+def test_texts_of_entries_that_are_gone_are_forgotten() -> None:
+    texts = EntryTexts()
+    version = DataVersion(counter=3, timestamp=5)
+    for number in range(1000):
+        name = f"topic-{number}"
+        texts.encode(version, "topicConfigTable", {name: TopicConfig(topic_name=name)}, pretty=True)
+    assert len(texts._texts) <= 103

@@ -122,6 +122,18 @@ def test_any_table_survives_the_file(tmp_path_factory: pytest.TempPathFactory, n
     assert again.snapshot().subscription_group_table == table.snapshot().subscription_group_table
 
 
+def test_the_fast_text_is_the_declared_one(table: GroupTable) -> None:
+    for change in (
+        lambda: None,
+        lambda: table.find("a"),
+        lambda: table.update([SubscriptionGroupConfig(group_name="a", retry_max_times=3)]),
+        lambda: table.delete("a"),
+    ):
+        change()
+        for pretty in (True, False):
+            assert table.encode(pretty=pretty) == table.snapshot().encode(pretty=pretty)
+
+
 def test_names_in_the_file_that_may_not_be_are_left_out(path: Path, clock: Clock) -> None:
     path.parent.mkdir()
     table = {name: {"groupName": name} for name in ("good", "x/../../y")}

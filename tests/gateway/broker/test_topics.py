@@ -347,6 +347,20 @@ def test_any_table_survives_the_file(
     assert TopicTable(Options(), path, Clock()).snapshot().topic_config_table == table.snapshot().topic_config_table
 
 
+def test_the_fast_text_is_the_declared_one(open_table: Open) -> None:
+    table = open_table()
+    for change in (
+        lambda: None,
+        lambda: table.update([TopicConfig(topic_name="a", attributes={"message.type": "FIFO"})]),
+        lambda: table.update([TopicConfig(topic_name="a", perm=2), TopicConfig(topic_name="b")]),
+        lambda: table.set_ordered({"b"}),
+        lambda: table.delete("a"),
+    ):
+        change()
+        for pretty in (True, False):
+            assert table.encode(pretty=pretty) == table.snapshot().encode(pretty=pretty)
+
+
 # ---- slaves
 
 
