@@ -428,14 +428,16 @@ class CommitLog:
         self._names_changed = False
         return changed
 
-    def delete_first_file(self) -> str:
-        """Remove the oldest file, which must not be the one being written. Returns its path."""
+    def detach_first_file(self) -> str:
+        """Let the log begin at the second file. Returns the path of the first, which the caller deletes.
+
+        ValueError if the log would be left without the file it writes to.
+        """
         base = self._bases[0]
-        if base + self.file_size > self.end_offset:
+        if base + self.file_size >= self.end_offset:
             raise ValueError("the file being written cannot be deleted")
+        del self._bases[0]
         path = self.path(base)
-        self._fs.unlink(path)
-        self._bases.pop(0)
         self._open.forget(path)
         return path
 

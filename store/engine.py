@@ -12,7 +12,7 @@ the ``run`` of a job, which may be in any thread. What has to be safe when power
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from time import time
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ import structlog
 
 from protocol.message import NewMessage, StoredMessage
 from store.checkpoint import CheckpointFile
+from store.cleaning import Cleaner
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
 from store.dispatch import SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mark
@@ -29,11 +30,12 @@ from store.flush import Flusher, FlushJob
 from store.index import KeyIndex
 from store.manifest import load as load_manifest
 from store.options import BrokerRole, FlushDiskType, StoreOptions
-from store.queue import Boundary, Unit
+from store.queue import Boundary, ConsumeQueue, Unit
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
 from store.rebuild import Derived
 from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect, report
+from store.retention import expired_queues, unused_queues
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep
 
@@ -108,9 +110,17 @@ class MessageStore:
             Limits(options, fs.physical_memory()),
             self._note_damaged,
         )
-        checkpoint = CheckpointFile(f"{self._root}/checkpoint", fs)
+        self._cleaner = Cleaner(options, self._log, self._queues, self._index, fs)
         self._upkeep = Upkeep(
-            options, self._log, self._queues, self._index, self._flusher, self._dispatcher, checkpoint, fs
+            options,
+            self._log,
+            self._queues,
+            self._index,
+            self._flusher,
+            self._dispatcher,
+            CheckpointFile(f"{self._root}/checkpoint", fs),
+            self._cleaner,
+            fs,
         )
 
     # --- open and close ------------------------------------------------------------------------------
@@ -393,13 +403,28 @@ class MessageStore:
 
     def delete_queues(self, topic: str) -> int:
         """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were."""
-        self._log.forget_topic(topic)
-        for name in [name for name in self._floors if name[0] == topic]:
-            del self._floors[name]
-        count = self._queues.delete(topic)
-        if count:
+        return self._delete([queue for queue in self._queues if queue.topic == topic])
+
+    def delete_expired_queues(self) -> int:
+        """Remove queues whose last message is deleted (CLEAN_EXPIRED_CONSUMEQUEUE). Returns how many."""
+        return self._delete(expired_queues(self._queues, self._log.start_offset))
+
+    def delete_unused_queues(self, topics: Container[str]) -> int:
+        """Remove queues of topics that are not in ``topics`` (CLEAN_UNUSED_TOPIC). Returns how many."""
+        return self._delete(unused_queues(self._queues, topics))
+
+    def _delete(self, queues: list[ConsumeQueue]) -> int:
+        for queue in queues:
+            self._log.forget_topic(queue.topic)
+            self._floors.pop(queue.name, None)
+            self._queues.delete_queue(queue)
+        if queues:
             self._upkeep.forget_queues()
-        return count
+        return len(queues)
+
+    def request_cleaning(self) -> None:
+        """Delete expired files at any hour in the next rounds (DELETE_EXPIRED_COMMITLOG)."""
+        self._cleaner.retention.request_manual()
 
     # --- offsets -------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from store.checkpoint import Checkpoint, CheckpointFile, Times, Vouched
+from store.cleaning import Cleaner
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues, QueueFlush
 from store.dispatch import Dispatcher, Mark
@@ -38,10 +39,21 @@ QUEUES_IN_JOB: Final = 512
 class MaintainJob:
     """Steps that may wait for the disk. ``run`` in any thread, then ``MessageStore.maintain_done``."""
 
-    __slots__ = ("checkpoint", "error", "index_flush", "log_flush", "mark", "queue_flush", "reserve", "unsafe")
+    __slots__ = (
+        "checkpoint",
+        "deletion",
+        "error",
+        "index_flush",
+        "log_flush",
+        "mark",
+        "queue_flush",
+        "reserve",
+        "unsafe",
+    )
 
     def __init__(self) -> None:
         self.reserve: Callable[[], object] | None = None
+        self.deletion: Callable[[], None] | None = None
         self.log_flush: FlushJob | None = None
         self.queue_flush: QueueFlush | None = None
         self.index_flush: IndexFlush | None = None
@@ -51,16 +63,18 @@ class MaintainJob:
         self.unsafe = False  # the error leaves unknown what is on disk
 
     def __bool__(self) -> bool:
-        parts = (self.reserve, self.log_flush, self.queue_flush, self.index_flush, self.checkpoint)
-        return any(part is not None for part in parts)
+        flushes = (self.log_flush, self.queue_flush, self.index_flush)
+        return any(part is not None for part in (self.reserve, self.deletion, *flushes, self.checkpoint))
 
     def run(self) -> None:
         """Never raises: what failed is in ``error``."""
         try:
+            if self.deletion is not None:
+                self.deletion()
             if self.reserve is not None:
                 self.reserve()
         except OSError as error:
-            self.error = f"no space reserved ahead: {error.strerror or error}"
+            self.error = f"{error.filename or 'no space reserved ahead'}: {error.strerror or error}"
         try:
             self.unsafe = True
             if self.log_flush is not None:
@@ -90,8 +104,10 @@ class Upkeep:
         flusher: Flusher,
         dispatcher: Dispatcher,
         checkpoint: CheckpointFile,
+        cleaner: Cleaner,
         fs: FileSystem,
     ) -> None:
+        self._cleaner = cleaner
         self._root = options.store_path_root_dir
         self._fs = fs
         self.floors: Mapping[tuple[str, int], int] = {}
@@ -118,7 +134,7 @@ class Upkeep:
         """Why messages cannot be taken now, if so."""
         if self._queues.over_limit or (self._index is not None and self._index.over_limit):
             return self.derived_error or "consume queues or index cannot be written"
-        return None
+        return self._cleaner.refusal()
 
     def begin(self, now_ms: int) -> MaintainJob | None:
         """The next job; None if nothing is due or the store is poisoned."""
@@ -127,6 +143,12 @@ class Upkeep:
         job = MaintainJob()
         if self._log.wants_room:
             job.reserve = self._log.reserve_ahead
+        try:
+            doomed = self._cleaner.begin(now_ms)
+            if doomed:
+                job.deletion = partial(self._cleaner.remove, doomed)
+        except OSError as error:
+            log.warning("cleaning_failed", file=error.filename, reason=error.strerror)
         try:
             if self._round is None and self._is_due(now_ms):
                 self._round = self._dispatcher.mark
