@@ -9,7 +9,7 @@ import structlog
 
 from gateway.config import namesrv_properties
 from gateway.namesrv.kvconfig import ORDER_TOPIC_CONFIG, KvConfigFull
-from gateway.namesrv.routes import BROKER_TIMEOUT_MS, Registration
+from gateway.namesrv.registration import BROKER_TIMEOUT_MS, Registration, RouteTableFull
 from gateway.namesrv.state import Namesrv, log_gone
 from gateway.routing import Call, Later, Refused, Reply, Routes
 from protocol.bodies import (
@@ -80,7 +80,10 @@ def register_broker(namesrv: Namesrv, call: Call[RegisterBroker]) -> Reply:
     if header.body_crc32 and header.body_crc32 != crc32(call.body):
         raise Refused(ResponseCode.SYSTEM_ERROR, "crc32 not match")
     registration = _registration(call)
-    result = namesrv.routes.register(registration, call.connection)
+    try:
+        result = namesrv.routes.register(registration, call.connection)
+    except RouteTableFull as error:
+        raise Refused(ResponseCode.SYSTEM_ERROR, str(error)) from None
     facts = {"broker": header.broker_name, "broker_id": header.broker_id, "address": header.broker_addr}
     if result.ignored:
         log.warning("broker_ignored", **facts, reason="a younger process has taken its id")
@@ -199,7 +202,11 @@ def get_routeinfo_by_topic(namesrv: Namesrv, call: Call[GetRouteinfoByTopic]) ->
 @routes.handle
 def register_topic_in_namesrv(namesrv: Namesrv, call: Call[RegisterTopicInNamesrv]) -> None:
     route = TopicRouteData.decode(call.body)
-    if not namesrv.routes.add_topic(call.header.topic, route.queue_datas):
+    try:
+        added = namesrv.routes.add_topic(call.header.topic, route.queue_datas)
+    except RouteTableFull as error:
+        raise Refused(ResponseCode.SYSTEM_ERROR, str(error)) from None
+    if not added:
         log.warning("topic_ignored", topic=call.header.topic, reason="not all of its brokers are registered")
 
 

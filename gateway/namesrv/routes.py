@@ -11,39 +11,27 @@ Methods change the tables and return what the caller has to do or may want to lo
 poll the same routes, so a route is kept as the bytes of its answer until something that it is made of changes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from protocol.bodies import BrokerData, DataVersion, QueueData, TopicConfig, TopicRouteData
+from gateway.namesrv.registration import (
+    MASTER_ID,
+    MAX_BROKERS,
+    MAX_NAME,
+    MAX_QUEUES,
+    Registered,
+    Registration,
+    RouteTableFull,
+)
+from protocol.bodies import BrokerData, DataVersion, QueueData, TopicRouteData
 from protocol.codes import PERM_READ, PERM_WRITE
-
-MASTER_ID = 0
-BROKER_TIMEOUT_MS = 120_000
-"""How long a broker that names no time of its own may be silent (official: BROKER_CHANNEL_EXPIRED_TIME)."""
 
 
 class Connection(Protocol):
     """As much of a connection as a table needs to hand it back to whoever shall close it."""
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """What a broker says of itself: header and body of REGISTER_BROKER."""
-
-    cluster: str
-    broker_name: str
-    broker_id: int
-    address: str
-    ha_address: str
-    version: DataVersion
-    topics: Mapping[str, TopicConfig]
-    filter_servers: list[str] | None = None
-    timeout_ms: int = BROKER_TIMEOUT_MS
-    enable_acting_master: bool | None = None
-    zone_name: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,19 +60,6 @@ class Group:
     zone_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
-    """What a registration led to; the master's addresses are there for a slave only."""
-
-    is_new: bool = False
-    ignored: bool = False
-    replaced_address: str | None = None
-    cluster: str = ""
-    topics_changed: int = 0
-    master_address: str | None = None
-    master_ha_address: str | None = None
-
-
 class RouteTable:
     """All brokers and topics; `now_ms` is a clock that only goes forward, not the time of day."""
 
@@ -93,6 +68,7 @@ class RouteTable:
         self._topics: dict[str, dict[str, QueueData]] = {}
         self._groups: dict[str, Group] = {}
         self._live: dict[str, LiveBroker] = {}
+        self._queue_count = 0
         self._answers: dict[tuple[str, bool], bytes] = {}
 
     # ---- brokers come, stay and go
@@ -101,8 +77,9 @@ class RouteTable:
         """Takes over what a broker said over `connection`, the object that `connection_closed` is called with later.
 
         Topics that are missing in a later table stay, as they do officially. An older process (5.x: a lower state
-        version) whose id another address has taken is ignored.
+        version) whose id another address has taken is ignored. Raises RouteTableFull.
         """
+        self._check_room(new)
         if self._is_outdated(new):
             self._forget(new.address)
             return Registered(ignored=True)
@@ -138,6 +115,16 @@ class RouteTable:
             master_ha_address=master.ha_address if master else None,
         )
 
+    def _check_room(self, new: Registration) -> None:
+        new.check_size()
+        if len(self._live) >= MAX_BROKERS and new.address not in self._live:
+            raise RouteTableFull(f"{MAX_BROKERS} brokers are registered already")
+        if self._queue_count + len(new.topics) <= MAX_QUEUES:
+            return
+        added = sum(new.broker_name not in self._topics.get(topic, ()) for topic in new.topics)
+        if self._queue_count + added > MAX_QUEUES:
+            raise RouteTableFull(f"the topics of all brokers would be more than {MAX_QUEUES}")
+
     def _is_outdated(self, new: Registration) -> bool:
         group = self._groups.get(new.broker_name)
         holder = self._live.get(group.addresses.get(new.broker_id, "")) if group else None
@@ -172,7 +159,7 @@ class RouteTable:
     def _take_topics(self, new: Registration) -> int:
         mask = ~PERM_WRITE if new.broker_id != MASTER_ID and new.enable_acting_master else ~0
         changed = 0
-        for key, config in new.topics.items():
+        for topic, config in new.topics.items():
             queue = QueueData(
                 broker_name=new.broker_name,
                 perm=config.perm & mask,
@@ -180,13 +167,16 @@ class RouteTable:
                 topic_sys_flag=config.topic_sys_flag,
                 write_queue_nums=config.write_queue_nums,
             )
-            changed += self._set_queue(config.topic_name or key, queue)
+            changed += self._set_queue(topic, queue)
         return changed
 
     def _set_queue(self, topic: str, queue: QueueData) -> bool:
         queues = self._topics.setdefault(topic, {})
-        if queues.get(queue.broker_name) == queue:
+        before = queues.get(queue.broker_name)
+        if before == queue:
             return False
+        if before is None:
+            self._queue_count += 1
         queues[queue.broker_name] = queue
         self._forget_answers(topic)
         return True
@@ -253,10 +243,15 @@ class RouteTable:
     # ---- topics
 
     def add_topic(self, topic: str, queues: Iterable[QueueData]) -> bool:
-        """One topic on brokers that are registered (REGISTER_TOPIC_IN_NAMESRV); False and no change if one is not."""
+        """One topic on brokers that are registered (REGISTER_TOPIC_IN_NAMESRV); False and no change if one is not.
+
+        Raises RouteTableFull.
+        """
         queues = list(queues)
         if not queues or any(queue.broker_name not in self._groups for queue in queues):
             return False
+        if len(topic) > MAX_NAME or self._queue_count + len(queues) > MAX_QUEUES:
+            raise RouteTableFull(f"no room for the topic: at most {MAX_QUEUES}, of {MAX_NAME} characters each")
         for queue in queues:
             self._set_queue(topic, queue)
         return True
@@ -273,6 +268,7 @@ class RouteTable:
     def _drop_queue(self, topic: str, broker_name: str) -> None:
         queues = self._topics[topic]
         if queues.pop(broker_name, None) is not None:
+            self._queue_count -= 1
             self._forget_answers(topic)
         if not queues:
             del self._topics[topic]

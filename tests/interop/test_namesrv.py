@@ -39,7 +39,12 @@ def official(target: str) -> Iterator[Cluster]:
 
 
 def ask(official: Cluster, command: str, *arguments: str) -> str:
-    return mqadmin("4.9.4", command, *arguments, namesrv=official.namesrv_addr)
+    """What mqadmin prints. A tool that ran into its own 5 s on a busy machine is asked again: all it does can be."""
+    for _ in range(3):
+        told = mqadmin("4.9.4", command, *arguments, namesrv=official.namesrv_addr)
+        if "RemotingTimeoutException" not in told and "RemotingConnectException" not in told:
+            break
+    return told
 
 
 def route(namesrv: NameServer, topic: str) -> dict[str, Any]:
@@ -94,7 +99,8 @@ def test_topic_life(official: Cluster) -> None:
     shown = json.loads(ask(official, "topicRoute", "-t", "ordered").replace("{0:", '{"0":').replace(",1:", ',"1":'))
     assert shown == route(first, "ordered")
     assert "DefaultCluster" in ask(official, "topicClusterList", "-t", "ordered")
-    assert "delete" in ask(official, "deleteTopic", "-c", "DefaultCluster", "-t", "ordered")
+    told = ask(official, "deleteTopic", "-c", "DefaultCluster", "-t", "ordered")
+    assert "delete topic [ordered] from NameServer success." in told, told
     for namesrv in (first, second):
         assert namesrv.call(raw.GET_ROUTEINFO_BY_TOPIC, {"topic": "ordered"}).code == 17
     told = ask(official, "topicRoute", "-t", "ordered")

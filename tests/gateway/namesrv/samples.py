@@ -9,7 +9,8 @@ import trio
 from gateway.config import NamesrvOptions
 from gateway.namesrv import handlers
 from gateway.namesrv.kvconfig import KvConfig
-from gateway.namesrv.routes import Registration, RouteTable
+from gateway.namesrv.registration import Registration
+from gateway.namesrv.routes import RouteTable
 from gateway.namesrv.state import Namesrv
 from gateway.propertiesfile import save_properties
 from gateway.routing import Router

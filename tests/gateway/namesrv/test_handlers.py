@@ -157,6 +157,18 @@ def test_a_broken_body_is_refused(server: Server, data: bytes, compressed: bool)
     assert server.namesrv.routes.brokers() == {}
 
 
+def test_a_registration_that_is_too_much(server: Server) -> None:
+    """Beyond a limit: refused with the limit in the remark."""
+    answer = server.ask(Code.REGISTER_BROKER, fields("n" * 2000), body("T", "U").encode())
+    assert refusal(answer) == (ResponseCode.SYSTEM_ERROR, "a name of more than 1024 characters")
+    register(server, "T", "U")
+    queue = {"brokerName": "broker-a", "perm": 6, "readQueueNums": 2, "writeQueueNums": 2}
+    data = json.dumps({"queueDatas": [queue]}).encode()
+    answer = server.ask(Code.REGISTER_TOPIC_IN_NAMESRV, {"topic": "t" * 2000}, data)
+    assert answer.code == ResponseCode.SYSTEM_ERROR
+    assert "1024 characters" in (answer.remark or "")
+
+
 def test_a_registration_without_a_body(server: Server) -> None:
     """A broker without topics is in the cluster, as officially."""
     assert server.ask(Code.REGISTER_BROKER, fields()).code == ResponseCode.SUCCESS

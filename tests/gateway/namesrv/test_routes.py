@@ -2,7 +2,9 @@
 
 import pytest
 
-from gateway.namesrv.routes import BROKER_TIMEOUT_MS, RouteTable
+from gateway.namesrv import routes
+from gateway.namesrv.registration import BROKER_TIMEOUT_MS, Registration, RouteTableFull
+from gateway.namesrv.routes import RouteTable
 from protocol.bodies import QueueData
 from tests.gateway.namesrv.samples import Clock, FakeConnection, registration, topic, version
 
@@ -127,6 +129,15 @@ def test_a_single_topic_first_does_not_hide_the_whole_table(table: RouteTable) -
     assert perms(table, "T") == {"a": 4}
 
 
+def test_a_new_master_has_to_tell_its_whole_table(table: RouteTable) -> None:
+    """What it said as a slave was not taken, so a single topic under its new id is not all there is to know."""
+    table.register(registration("a", 1, "T", "U", address="x:1"), PEER)
+    table.register(registration("a", 0, "T", address="x:1"), PEER)
+    assert table.topics() == ["T"]
+    table.register(registration("a", 0, "T", "U", address="x:1"), PEER)
+    assert table.topics() == ["T", "U"]
+
+
 def test_a_broker_with_one_topic_only(table: RouteTable) -> None:
     """The same report again is not news, although a whole table has never come."""
     table.register(registration("a", 0, "T"), PEER)
@@ -242,6 +253,58 @@ def test_versions_are_compared(table: RouteTable) -> None:
     table.register(registration("a", 0, "T", "U"), PEER)
     assert table.query_version("a-0:10911", version()) == (False, version())
     assert table.query_version("a-0:10911", version(2)) == (True, version())
+
+
+# ---- limits
+
+
+def test_the_number_of_brokers_is_bounded(table: RouteTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bound nobody new comes in; who is known goes on, and who leaves makes room."""
+    monkeypatch.setattr(routes, "MAX_BROKERS", 2)
+    table.register(registration("a", 0, "T", "U"), PEER)
+    table.register(registration("a", 1, "T", "U"), PEER)
+    with pytest.raises(RouteTableFull, match="2 brokers"):
+        table.register(registration("a", 2, "T", "U"), PEER)
+    table.register(registration("a", 1, "T", "U"), PEER)
+    table.unregister("a-1:10911", "a")
+    table.register(registration("a", 2, "T", "U"), PEER)
+
+
+def test_the_number_of_topics_is_bounded(table: RouteTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topics count once for each broker name; deleted ones and those of gone brokers make room."""
+    monkeypatch.setattr(routes, "MAX_QUEUES", 4)
+    table.register(registration("a", 0, "T", "U"), PEER)
+    table.register(registration("b", 0, "T", "U"), PEER)
+    table.register(registration("b", 0, "T", "U", counter=2), PEER)
+    with pytest.raises(RouteTableFull, match="4"):
+        table.register(registration("a", 0, "T", "U", "V", counter=2), PEER)
+    queue = QueueData(broker_name="a", perm=6, read_queue_nums=1, write_queue_nums=1)
+    with pytest.raises(RouteTableFull, match="4"):
+        table.add_topic("V", [queue])
+    assert sorted(table.topics()) == ["T", "U"]
+    table.delete_topic("T")
+    assert table.add_topic("V", [queue])
+    table.unregister("b-0:10911", "b")
+    table.register(registration("a", 0, "T", "U", "V", "W", counter=3), PEER)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        registration("n" * 1025, 0, "T", "U"),
+        registration("a", 0, "T", "t" * 1025),
+        registration("a", 0, "T", cluster="c" * 1025),
+        registration("a", 0, "T", address="h" * 1025),
+        registration("a", 0, "T", zone_name="z" * 1025),
+        registration("a", 0, "T", filter_servers=["f" * 1025]),
+        registration("a", 0, "T", filter_servers=["f"] * 101),
+    ],
+)
+def test_names_are_bounded(table: RouteTable, other: Registration) -> None:
+    """Nobody brings a name of megabytes in."""
+    with pytest.raises(RouteTableFull):
+        table.register(other, PEER)
+    assert (table.counts(), table.brokers()) == ((0, 0), {})
 
 
 # ---- topics

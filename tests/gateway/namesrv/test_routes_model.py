@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.namesrv.routes import BROKER_TIMEOUT_MS, RouteTable
+from gateway.namesrv.registration import BROKER_TIMEOUT_MS
+from gateway.namesrv.routes import RouteTable
 from protocol.bodies import QueueData
 from tests.gateway.namesrv.samples import Clock, FakeConnection, registration, topic, version
 
@@ -197,6 +198,7 @@ class RouteTableMachine(RuleBasedStateMachine):
             mine = {name for name, of in self.model.clusters.items() if of == cluster}
             assert set(self.table.clusters().get(cluster, [])) == mine
             assert set(self.table.topics_of_cluster(cluster)) == {t for t, n in self.model.queues if n in mine}
+        assert self.table._queue_count == len(self.model.queues)
         assert self.table.counts() == (len(self.model.live), len({topic for topic, _ in self.model.queues}))
 
 
