@@ -98,6 +98,8 @@ def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
     tags = unique_key = keys = ""
     for pair in record.properties.decode("utf-8", "replace").split("\x02"):
         name, _, value = pair.partition("\x01")
+        if not value:
+            continue
         if name == "TAGS":
             tags = value
         elif name == "UNIQ_KEY":

@@ -5,15 +5,18 @@ a flush), then the services that the handlers lean on, last the store, which flu
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 import trio
 
 from gateway.broker.clients import ClientTable
+from gateway.broker.delay import DelayTable
+from gateway.broker.delivery import Delivery
 from gateway.broker.gauges import register_gauges
 from gateway.broker.groups import GroupTable
 from gateway.broker.handlers import ROUTES, clients
@@ -37,6 +40,7 @@ from gateway.services import background
 from gateway.storage import Storage
 from protocol.codes import RequestCode
 from protocol.sendreply import SendReplyEncoder
+from store.dispatch import DelayLevels
 from store.engine import MessageStore
 from store.options import BrokerRole, StoreOptions
 
@@ -95,6 +99,7 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
     topic_table = TopicTable(options, config / "topics.json", now_ms)
     group_table = GroupTable(options, config / "subscriptionGroup.json", now_ms)
     offset_table = OffsetTable(config / "consumerOffset.json", now_ms)
+    delays = DelayTable(DelayLevels(store_options.message_delay_level), config / "delayOffset.json", now_ms)
     locator = MasterLocator(
         options.broker_name, options.namesrv_addr, fixed_ha_address=store_options.ha_master_address
     )
@@ -111,10 +116,13 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
         topics=topic_table,
         groups=group_table,
         offsets=offset_table,
+        delays=delays,
         clients=ClientTable(now_ms),
         locks=LockTable(now_ms),
         pulls=pulls,
-        incoming=IncomingMessages(options, store_options, topic_table, group_table, now_ms, registration.topic_changed),
+        incoming=IncomingMessages(
+            options, store_options, topic_table, group_table, now_ms, registration.topic_changed, delays
+        ),
         registration=registration,
         replication=Replication(
             options, store_options, storage, locator, topic_table, group_table, offset_table
@@ -145,20 +153,21 @@ async def _serve(
 
     serve = partial(serve_remoting, table=broker.connections, accepted=accepted)
     storage, options = broker.storage, broker.options
-    async with (
-        background(storage.flush_forever, storage.maintain_forever),
-        background(*broker.replication.services(ha_listeners)),
-        background(
-            partial(_save_tables, broker),
-            partial(_save_offsets, broker),
-            partial(_scan_clients, broker),
-            partial(_sample_stats, broker),
-            broker.pulls.expire_forever,
-            broker.connections.sweep_forever,
-        ),
-    ):
+    async with background(storage.flush_forever, storage.maintain_forever):
         try:
-            async with trio.open_nursery() as nursery:
+            async with (
+                background(*broker.replication.services(ha_listeners)),
+                background(
+                    partial(_save_tables, broker),
+                    partial(_save_offsets, broker),
+                    partial(_scan_clients, broker),
+                    partial(_sample_stats, broker),
+                    broker.pulls.expire_forever,
+                    broker.connections.sweep_forever,
+                    *_master_services(broker),
+                ),
+                trio.open_nursery() as nursery,
+            ):
                 nursery.start_soon(serve, listeners, router)
                 nursery.start_soon(serve, fast_listeners, fast_router)
                 if metrics_listeners:
@@ -167,9 +176,17 @@ async def _serve(
                 nursery.start_soon(broker.registration.run)
                 task_status.started(f"{options.broker_ip1}:{options.listen_port}")
                 await trio.sleep_forever()
-        finally:
-            for table in (broker.topics, broker.groups, broker.offsets):
+        finally:  # the services that write these files in a thread have ended
+            for table in (broker.topics, broker.groups, broker.offsets, broker.delays):
                 table.file.save_if_dirty()
+
+
+def _master_services(broker: Broker) -> list[Callable[[], Awaitable[Any]]]:
+    """What a slave leaves to its master."""
+    if broker.store_options.broker_role is BrokerRole.SLAVE:
+        return []
+    delivery = Delivery(broker)
+    return [delivery.run, delivery.save_forever]
 
 
 async def _save_tables(broker: Broker) -> NoReturn:

@@ -1,14 +1,18 @@
 """From a send request to the messages that the store takes: official's checks, in official's order.
 
 The rules are those of SendMessageProcessor (spec/remoting.md 5.4): who may send where, which queue, what the broker
-adds to the properties (CLUSTER) and drops from them (WAIT), and what becomes of retries that came too often.
+adds to the properties (CLUSTER) and drops from them (WAIT), what becomes of retries that came too often, and what is
+set aside first: delayed messages and the half messages of transactions.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+import msgspec
+
 from gateway.broker import names
+from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
@@ -22,9 +26,13 @@ from protocol.message import (
     MAX_PROPERTIES_BYTES,
     MULTI_TAGS,
     STORE_HOST_V6,
+    TRANSACTION_COMMIT,
+    TRANSACTION_MASK,
+    TRANSACTION_NONE,
     BatchItem,
     NewMessage,
     decode_batch,
+    format_properties,
     java_hash,
     pack_host,
 )
@@ -54,12 +62,14 @@ class IncomingMessages:
         groups: GroupTable,
         now_ms: Callable[[], int],
         topic_created: Callable[[str], None],
+        delays: DelayTable,
     ) -> None:
         self._options = options
         self._topics = topics
         self._groups = groups
         self._now_ms = now_ms
         self._topic_created = topic_created
+        self._delays = delays
         self._is_slave = store_options.broker_role is BrokerRole.SLAVE
         self._max_body = store_options.max_message_size
         self._cluster = options.broker_cluster_name
@@ -105,7 +115,9 @@ class IncomingMessages:
             wait,
         )
         if topic[0] == "%" and topic.startswith(names.RETRY_PREFIX):
-            self._divert_exhausted(header, command, message)
+            self._divert_exhausted(header, command, message, properties)
+        if "DELAY" in properties or "TRAN_MSG" in properties:
+            return self._set_aside(message, properties)
         return message
 
     def accept_batch(self, header: SendHeader, command: Command, connection: Connection) -> list[NewMessage]:
@@ -118,6 +130,8 @@ class IncomingMessages:
         envelope = self.accept(header, Command(command.code), connection)
         if envelope.topic[: len(names.RETRY_PREFIX)] == names.RETRY_PREFIX:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, "a batch cannot be sent to a retry topic")
+        if type(envelope) is not NewMessage or envelope.sys_flag & TRANSACTION_MASK:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, "a batch can be neither delayed nor part of a transaction")
         return [self._batch_item(envelope, item) for item in items]
 
     def _batch_item(self, envelope: NewMessage, item: BatchItem) -> NewMessage:
@@ -133,6 +147,8 @@ class IncomingMessages:
             raise Refused(
                 ResponseCode.MESSAGE_ILLEGAL, "the properties of a message of the batch are not UTF-8"
             ) from None
+        if "DELAY" in properties and self._delays.level(properties) > 0:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, "a message of a batch cannot be delayed")
         tags = properties.get("TAGS")
         return NewMessage(
             envelope.topic,
@@ -195,8 +211,10 @@ class IncomingMessages:
         properties["CLUSTER"] = self._cluster
         return properties, wait
 
-    def _divert_exhausted(self, header: SendHeader, command: Command, message: NewMessage) -> None:
-        """A retry that came too often goes to the group's dead letter topic instead."""
+    def _divert_exhausted(
+        self, header: SendHeader, command: Command, message: NewMessage, properties: dict[str, str]
+    ) -> None:
+        """A retry that came too often goes to the group's dead letter topic instead, without delay."""
         group = message.topic[len(names.RETRY_PREFIX) :]
         limit = self._groups.find(group).retry_max_times
         if command.version >= RESPECTS_MAX_RECONSUME and header.max_reconsume_times is not None:
@@ -204,9 +222,58 @@ class IncomingMessages:
         if message.reconsume_times >= limit:
             message.topic = names.dead_letter_topic(group)
             message.queue_id = 0
-            _, created = self._topics.create_if_absent(message.topic, 1)
-            if created:
-                self._topic_created(message.topic)
+            properties["DELAY"] = "0"
+            message.properties = self._encoded(properties)
+            self.create_topic(message.topic, 1)
+
+    # ---- what consumers do not see yet
+
+    def _set_aside(self, message: NewMessage, properties: dict[str, str]) -> NewMessage:
+        """A delayed message waits in the schedule topic, a half message in its own; others stay what they are."""
+        level = self._delays.level(properties)
+        asked_queue_id = message.queue_id
+        is_retry = message.reconsume_times > 0  # clients below 4.6.1 leave TRAN_MSG in what they send back
+        if properties.get("TRAN_MSG", "").lower() == "true" and not is_retry:
+            if self._options.reject_transaction_message:
+                raise Refused(
+                    ResponseCode.NO_PERMISSION,
+                    f"the broker[{self._options.broker_ip1}] sending transaction message is forbidden",
+                )
+            properties["REAL_TOPIC"] = message.topic
+            properties["REAL_QID"] = str(message.queue_id)
+            message.topic, message.queue_id = names.HALF_TOPIC, 0
+            message.sys_flag &= ~TRANSACTION_MASK
+            self.create_topic(names.HALF_TOPIC, 1)
+        elif level > 0 and message.sys_flag & TRANSACTION_MASK in (TRANSACTION_NONE, TRANSACTION_COMMIT):
+            message.topic, message.queue_id = self._delays.schedule(properties, message.topic, message.queue_id, level)
+        else:
+            return message
+        message.properties = self._encoded(properties)
+        return SetAsideMessage(**msgspec.structs.asdict(message), asked_queue_id=asked_queue_id)
+
+    def create_topic(self, topic: str, queue_nums: int, *, topic_sys_flag: int = 0) -> TopicConfig:
+        """A topic that the broker itself needs; made and registered if it does not exist."""
+        config, created = self._topics.create_if_absent(topic, queue_nums, topic_sys_flag=topic_sys_flag)
+        if created:
+            self._topic_created(topic)
+        return config
+
+    def _encoded(self, properties: dict[str, str]) -> bytes:
+        text = format_properties(properties).encode()
+        if len(text) > MAX_PROPERTIES_BYTES:
+            raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
+        return text
+
+
+class SetAsideMessage(NewMessage, gc=False):
+    """A message that is not stored where its sender wanted it, but waits elsewhere for its time or its commit."""
+
+    asked_queue_id: int = 0
+
+
+def asked_queue_id(message: NewMessage) -> int:
+    """The queue that the answer to a send names: that of the message's own topic."""
+    return message.asked_queue_id if isinstance(message, SetAsideMessage) else message.queue_id
 
 
 def split_properties(text: str) -> dict[str, str]:
@@ -219,10 +286,11 @@ def split_properties(text: str) -> dict[str, str]:
     return properties
 
 
-def index_keys(properties: dict[str, str]) -> tuple[str, ...]:
-    """What the key index lists a message under: its unique key and each of its keys."""
+def index_keys(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """What the key index lists a message under: its unique key and each of its keys, which blanks separate."""
     unique = properties.get("UNIQ_KEY")
     keys = properties.get("KEYS")
     if keys is None:
         return (unique,) if unique else ()
-    return tuple([unique, *keys.split()] if unique else keys.split())
+    found = [key for key in keys.split(" ") if key]
+    return tuple([unique, *found] if unique else found)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.broker.clients import ClientTable
+from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
@@ -33,6 +34,7 @@ class Broker:
     topics: TopicTable
     groups: GroupTable
     offsets: OffsetTable
+    delays: DelayTable
     clients: ClientTable
     locks: LockTable
     pulls: ParkedPulls

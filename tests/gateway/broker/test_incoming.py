@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.broker import names
+from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
-from gateway.broker.incoming import IncomingMessages, index_keys, split_properties
+from gateway.broker.incoming import IncomingMessages, asked_queue_id, index_keys, split_properties
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.routing import Refused
@@ -25,6 +26,7 @@ from protocol.message import (
     pack_host,
 )
 from protocol.requests.send import SendMessageV2
+from store.dispatch import DelayLevels
 from store.options import BrokerRole, StoreOptions
 
 UNIQUE = "7F0000010B8218B4AAC2123456780000"
@@ -41,7 +43,10 @@ class Bench:
         self.created: list[str] = []
         self.topics = TopicTable(broker, path / "topics.json", lambda: 1000)
         self.groups = GroupTable(broker, path / "groups.json", lambda: 1000)
-        self.incoming = IncomingMessages(broker, store, self.topics, self.groups, lambda: 1000, self.created.append)
+        self.delays = DelayTable(DelayLevels(store.message_delay_level), path / "delayOffset.json", lambda: 1000)
+        self.incoming = IncomingMessages(
+            broker, store, self.topics, self.groups, lambda: 1000, self.created.append, self.delays
+        )
         self.connection: Any = type("FakeConnection", (), {"peer_host": pack_host("10.9.9.9", 77)})()
 
     def accept(self, topic: str = "T", *, body: bytes = b"body", version: int = 401, **fields: Any) -> NewMessage:
@@ -219,4 +224,106 @@ def test_index_keys() -> None:
     assert index_keys({}) == ()
     assert index_keys({"UNIQ_KEY": "u"}) == ("u",)
     assert index_keys({"UNIQ_KEY": "u", "KEYS": " a  b "}) == ("u", "a", "b")
-    assert index_keys({"KEYS": "a"}) == ("a",)
+    assert index_keys({"KEYS": "a\tb"}) == ("a\tb",)
+
+
+# ---- what is set aside
+
+
+def stored_properties(message: NewMessage) -> dict[str, str]:
+    return split_properties(message.properties.decode())
+
+
+def test_delayed_message_waits_in_the_schedule_topic(bench: Bench) -> None:
+    message = bench.accept("T", queue_id=3, properties=f"UNIQ_KEY\x01{UNIQUE}\x02DELAY\x012\x02TAGS\x01a")
+    assert (message.topic, message.queue_id, asked_queue_id(message)) == ("SCHEDULE_TOPIC_XXXX", 1, 3)
+    assert stored_properties(message) == {
+        "UNIQ_KEY": UNIQUE,
+        "DELAY": "2",
+        "TAGS": "a",
+        "CLUSTER": "DefaultCluster",
+        "REAL_TOPIC": "T",
+        "REAL_QID": "3",
+    }
+    assert message.wait
+    assert message.keys == (UNIQUE,)
+    assert "T" in bench.topics
+
+
+def test_highest_level_is_a_ceiling(bench: Bench) -> None:
+    message = bench.accept(properties="DELAY\x0199")
+    assert (message.queue_id, stored_properties(message)["DELAY"]) == (17, "18")
+
+
+@pytest.mark.parametrize("level", ["0", "-1"])
+def test_no_level_no_delay(bench: Bench, level: str) -> None:
+    message = bench.accept(properties=f"DELAY\x01{level}")
+    assert (message.topic, asked_queue_id(message)) == ("T", 0)
+
+
+def test_delay_that_is_no_number_is_refused(bench: Bench) -> None:
+    assert refusal(bench, properties="DELAY\x01soon")[0] == ResponseCode.MESSAGE_ILLEGAL
+
+
+def test_prepared_and_rolled_back_messages_are_not_delayed(bench: Bench) -> None:
+    for kind, topic in ((0x4, "T"), (0xC, "T"), (0x8, "SCHEDULE_TOPIC_XXXX")):
+        assert bench.accept(sys_flag=kind, properties="DELAY\x011").topic == topic
+
+
+def test_half_message_waits_for_its_commit(bench: Bench) -> None:
+    message = bench.accept(
+        "T", queue_id=2, sys_flag=0x4 | 0x1, properties="TRAN_MSG\x01true\x02PGROUP\x01p\x02DELAY\x011"
+    )
+    assert (message.topic, message.queue_id, asked_queue_id(message)) == ("RMQ_SYS_TRANS_HALF_TOPIC", 0, 2)
+    assert message.sys_flag == 0x1
+    assert stored_properties(message) == {
+        "TRAN_MSG": "true",
+        "PGROUP": "p",
+        "DELAY": "1",
+        "CLUSTER": "DefaultCluster",
+        "REAL_TOPIC": "T",
+        "REAL_QID": "2",
+    }
+    assert bench.topics.get("RMQ_SYS_TRANS_HALF_TOPIC").write_queue_nums == 1  # type: ignore[union-attr]
+    assert bench.created == ["T", "RMQ_SYS_TRANS_HALF_TOPIC"]
+
+
+def test_half_messages_may_be_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, reject_transaction_message=True)
+    code, remark = refusal(bench, properties="TRAN_MSG\x01TRUE")
+    assert (code, "transaction message is forbidden" in remark) == (ResponseCode.NO_PERMISSION, True)
+    assert bench.accept(properties="TRAN_MSG\x01false").topic == "T"
+
+
+def test_retry_that_carries_the_mark_of_a_half_message_is_a_retry(bench: Bench) -> None:
+    """Clients below 4.6.1 leave it in what they send back."""
+    message = bench.accept("%RETRY%g", reconsume_times=1, properties="TRAN_MSG\x01true\x02DELAY\x014")
+    assert (message.topic, stored_properties(message)["REAL_TOPIC"]) == ("SCHEDULE_TOPIC_XXXX", "%RETRY%g")
+
+
+def test_dead_letters_are_not_delayed(bench: Bench) -> None:
+    message = bench.accept("%RETRY%g", reconsume_times=16, properties="DELAY\x014\x02TRAN_MSG\x01true")
+    assert (message.topic, stored_properties(message)["DELAY"]) == ("%DLQ%g", "0")
+
+
+def test_what_is_added_counts_for_the_limit(bench: Bench) -> None:
+    room = 32767 - len("DELAY\x011\x02k\x01\x02CLUSTER\x01DefaultCluster")
+    text = "DELAY\x01{}\x02k\x01" + "v" * room
+    bench.accept(properties=text.format(0))
+    assert refusal(bench, properties=text.format(1))[0] == ResponseCode.MESSAGE_ILLEGAL
+
+
+@pytest.mark.parametrize(
+    ("envelope", "item"),
+    [
+        ({"properties": "DELAY\x011"}, b""),
+        ({"properties": "TRAN_MSG\x01true"}, b""),
+        ({"sys_flag": 4}, b""),
+        ({}, b"DELAY\x011"),
+    ],
+)
+def test_batch_can_be_neither_delayed_nor_half(bench: Bench, envelope: dict[str, Any], item: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        batch(bench, [BatchItem(0, b"x", b""), BatchItem(0, b"x", item)], **envelope)
+    assert caught.value.code == ResponseCode.MESSAGE_ILLEGAL
+    assert len(batch(bench, [BatchItem(0, b"x", b"DELAY\x010")], properties="DELAY\x010")) == 1

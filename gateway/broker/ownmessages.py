@@ -1,0 +1,57 @@
+"""Messages that the broker itself puts into its log: copies of stored ones, for another topic or another time.
+
+A delayed message that is due, a retry, a committed or repeated half message: each is a stored record with a few fields
+changed. Nobody waits for the flush of such a copy unless its maker says so, hence `wait` is False.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gateway.broker.incoming import index_keys
+from protocol.message import NewMessage, StoredMessage, format_properties, tags_code
+
+if TYPE_CHECKING:
+    from gateway.broker.state import Broker
+
+
+def copy_message(
+    record: StoredMessage,
+    topic: str,
+    queue_id: int,
+    properties: Mapping[str, str] | None = None,
+    *,
+    sys_flag: int | None = None,
+    reconsume_times: int | None = None,
+    prepared_transaction_offset: int = 0,
+) -> NewMessage:
+    """The record as a new message; what is not given stays as it was, hosts and the time of birth among it."""
+    if properties is None:
+        text, properties = record.properties_data, record.properties
+    else:
+        text = format_properties(properties).encode("utf-8", "replace")
+    return NewMessage(
+        topic=topic,
+        queue_id=queue_id,
+        flag=record.flag,
+        sys_flag=record.sys_flag if sys_flag is None else sys_flag,
+        born_timestamp=record.born_timestamp,
+        born_host=record.born_host,
+        store_host=record.store_host,
+        body=record.body,
+        properties=text,
+        tags_code=tags_code(properties.get("TAGS")),
+        keys=index_keys(properties),
+        reconsume_times=record.reconsume_times if reconsume_times is None else reconsume_times,
+        prepared_transaction_offset=prepared_transaction_offset,
+        wait=False,
+    )
+
+
+def put(broker: "Broker", messages: list[NewMessage]) -> int:
+    """Appends the messages, counts them and wakes who waits for them; returns the log's end. Raises StoreError."""
+    end = broker.storage.append(messages)
+    broker.metrics.messages_stored(messages)
+    broker.stats.messages_stored(len(messages), sum([message.size for message in messages]))
+    if broker.storage.consumers_see_appends:
+        broker.pulls.arrived(messages)
+    return end
