@@ -5,30 +5,36 @@ process numbers), and both are listed then.
 
 Methods change the table and return whom that concerns: `GroupChange` says which connections must be told that their
 group has changed (NOTIFY_CONSUMER_IDS_CHANGED), the connection that caused it among them, as it waits for this before
-it takes its queues. Nothing here sends. A member lives 120 s after its last heartbeat; memberships per connection are
-bounded.
+it takes its queues. Nothing here sends.
+
+A member lives 120 s after its last heartbeat. What all heartbeats say is bounded, per connection and together, because
+anybody may connect and invent groups.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from gateway.broker.members import Conflict, ConsumerGroup, GroupChange, Member, Peer, signature
+from gateway.broker.members import ENTRY_WEIGHT, Conflict, ConsumerGroup, GroupChange, Member, Peer, signature, weight
 from gateway.routing import Refused
 from protocol.bodies import ConsumerData, SubscriptionData
 from protocol.codes import ResponseCode
 
 MEMBER_LIFETIME_MS = 120_000
-MAX_GROUPS_PER_CONNECTION = 10_000
-MAX_TOPICS_PER_GROUP = 10_000
+MAX_CONNECTION_WEIGHT = 1 << 20  # bytes, about: some five thousand subscriptions
+MAX_WEIGHT = 128 << 20
 
 
 class Memberships(msgspec.Struct, eq=False):
-    """One connection's groups, and the client id that its latest heartbeat carried."""
+    """One connection's groups, each with its weight, and the client id that its latest heartbeat carried."""
 
     client_id: str
-    consumer_groups: set[str]
-    producer_groups: set[str]
+    consumer_groups: dict[str, int] = {}
+    producer_groups: dict[str, int] = {}
+
+    @property
+    def weight(self) -> int:
+        return sum(self.consumer_groups.values()) + sum(self.producer_groups.values())
 
 
 class Departures(msgspec.Struct, frozen=True):
@@ -47,6 +53,7 @@ class ClientTable:
         self._producers: dict[str, dict[Peer, Member]] = {}
         self._memberships: dict[Peer, Memberships] = {}
         self._clients: dict[str, dict[Peer, None]] = {}  # client id → its connections, the latest last
+        self._weight = 0
         self._turn = 0
 
     # ---- heartbeats
@@ -61,14 +68,19 @@ class ClientTable:
         producers: Iterable[str],
     ) -> tuple[list[GroupChange], list[Conflict]]:
         """Registers or renews the connection's memberships; returns what changed and who disagrees."""
-        consumers, producers = list(consumers), list(producers)
-        if not consumers and not producers:
+        consumers_by_group = {data.group_name: data for data in consumers}
+        producers = list(producers)
+        if not consumers_by_group and not producers:
             return [], []
-        memberships = self._join(connection, client_id, consumers, producers)
+        self._join(
+            connection,
+            client_id,
+            {group: weight(data) for group, data in consumers_by_group.items()},
+            {group: ENTRY_WEIGHT + len(group) for group in producers},
+        )
         now = self._now_ms()
         changes, conflicts = [], []
-        for data in consumers:
-            memberships.consumer_groups.add(data.group_name)
+        for data in consumers_by_group.values():
             member = Member(connection, client_id, language, version, now, signature(data))
             change, conflict = self._renew_consumer(data, member)
             if change is not None:
@@ -76,22 +88,28 @@ class ClientTable:
             if conflict is not None:
                 conflicts.append(conflict)
         for group in producers:
-            memberships.producer_groups.add(group)
             members = self._producers.setdefault(group, {})
             members[connection] = Member(connection, client_id, language, version, now)
         return changes, conflicts
 
     def _join(
-        self, connection: Peer, client_id: str, consumers: list[ConsumerData], producers: list[str]
-    ) -> Memberships:
-        memberships = self._memberships.get(connection) or Memberships(client_id, set(), set())
-        _check_bounds(memberships, consumers, producers)
-        if memberships.client_id != client_id:
-            self._forget_client(connection, memberships.client_id)
-            memberships.client_id = client_id
-        self._memberships[connection] = memberships
+        self, connection: Peer, client_id: str, consumer_groups: dict[str, int], producer_groups: dict[str, int]
+    ) -> None:
+        """Notes the connection's groups and their weights; refuses what is beyond a bound, before anything changes."""
+        known = self._memberships.get(connection) or Memberships(client_id)
+        after = Memberships(client_id, known.consumer_groups | consumer_groups, known.producer_groups | producer_groups)
+        growth = after.weight - known.weight
+        if growth > 0 and after.weight > MAX_CONNECTION_WEIGHT:
+            remark = f"the groups of one connection take {after.weight} bytes, the limit is {MAX_CONNECTION_WEIGHT}"
+            raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+        if growth > 0 and self._weight + growth > MAX_WEIGHT:
+            remark = f"the groups of all clients take {self._weight} bytes, the limit is {MAX_WEIGHT}"
+            raise Refused(ResponseCode.SYSTEM_BUSY, remark)
+        self._weight += growth
+        if known.client_id != client_id:
+            self._forget_client(connection, known.client_id)
+        self._memberships[connection] = after
         self._clients.setdefault(client_id, {})[connection] = None
-        return memberships
 
     def _renew_consumer(self, data: ConsumerData, member: Member) -> tuple[GroupChange | None, Conflict | None]:
         group = self._consumers.get(data.group_name)
@@ -151,7 +169,7 @@ class ClientTable:
         if not group.members:
             del self._consumers[name]
         memberships = self._memberships[connection]
-        memberships.consumer_groups.discard(name)
+        self._weight -= memberships.consumer_groups.pop(name)
         self._forget_if_idle(connection, memberships)
         return _change(group)
 
@@ -164,7 +182,7 @@ class ClientTable:
         if not members:
             del self._producers[name]
         memberships = self._memberships[connection]
-        memberships.producer_groups.discard(name)
+        self._weight -= memberships.producer_groups.pop(name)
         self._forget_if_idle(connection, memberships)
 
     def _forget_if_idle(self, connection: Peer, memberships: Memberships) -> None:
@@ -227,23 +245,6 @@ class ClientTable:
         """How many consumer and producer memberships there are."""
         consumers = sum(len(group.members) for group in self._consumers.values())
         return consumers, sum(len(members) for members in self._producers.values())
-
-
-def _check_bounds(memberships: Memberships, consumers: list[ConsumerData], producers: list[str]) -> None:
-    groups = len(memberships.consumer_groups.union(data.group_name for data in consumers))
-    groups += len(memberships.producer_groups.union(producers))
-    if groups > MAX_GROUPS_PER_CONNECTION:
-        raise Refused(
-            ResponseCode.SYSTEM_ERROR,
-            f"{groups} groups on one connection, the limit is {MAX_GROUPS_PER_CONNECTION}",
-        )
-    for data in consumers:
-        topics = len(data.subscription_data_set)
-        if topics > MAX_TOPICS_PER_GROUP:
-            raise Refused(
-                ResponseCode.SYSTEM_ERROR,
-                f"group {data.group_name} subscribes to {topics} topics, the limit is {MAX_TOPICS_PER_GROUP}",
-            )
 
 
 def _change(group: ConsumerGroup) -> GroupChange:

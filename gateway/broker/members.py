@@ -13,6 +13,7 @@ from protocol.bodies import ConsumerData, SubscriptionData
 from protocol.command import Command
 
 DESCRIPTION_LENGTH = 1000
+ENTRY_WEIGHT = 100
 
 
 class Peer(Protocol):
@@ -124,6 +125,15 @@ class ConsumerGroup:
 def signature(data: ConsumerData) -> tuple[tuple[str, str, str], ...]:
     """What a heartbeat subscribes to, comparable: topic, expression type, expression."""
     return tuple(sorted((s.topic, s.expression_type or "TAG", s.sub_string) for s in data.subscription_data_set))
+
+
+def weight(data: ConsumerData) -> int:
+    """About how many bytes it takes to remember what a heartbeat says of one group."""
+    size = ENTRY_WEIGHT + len(data.group_name)
+    for subscription in data.subscription_data_set:
+        size += ENTRY_WEIGHT + len(subscription.topic) + len(subscription.sub_string)
+        size += sum(map(len, subscription.tags_set)) + 8 * len(subscription.code_set)
+    return size
 
 
 def _describe(member: Member) -> str:

@@ -2,12 +2,19 @@
 
 A topic's name becomes a directory (`consumequeue/<topic>`), so nothing but the characters that RocketMQ's own
 TopicValidator allows may pass: neither `.` nor `/` nor NUL is among them, hence no name can leave the store.
+
+`HeaderNames` holds this for every request, whatever its handler does with the name.
 """
 
 import re
+from collections.abc import Callable, Container
+from typing import NamedTuple
+
+from msgspec.structs import fields
 
 from gateway.routing import Refused
 from protocol.codes import ResponseCode
+from protocol.header import Header
 
 MAX_TOPIC_LENGTH = 127  # the record keeps the topic's length in one signed byte
 MAX_GROUP_LENGTH = 255
@@ -103,3 +110,50 @@ def retry_topic(group: str) -> str:
 def dead_letter_topic(group: str) -> str:
     """The topic that keeps what the group could not consume at all."""
     return DLQ_PREFIX + group
+
+
+class _NameField(NamedTuple):
+    """A header attribute that names a topic or a group."""
+
+    attribute: str
+    required: bool
+    known: Container[str]
+    check: Callable[[str], None]
+
+
+class HeaderNames:
+    """Refuses requests whose header names a topic or a group that may not be.
+
+    What is in the tables may be: a broker's own topics are called like cluster and broker, and a host name has dots.
+    An optional field that is empty names nothing. A send's producer group is not looked at, as nothing is kept of it.
+    """
+
+    def __init__(self, topics: Container[str], groups: Container[str]) -> None:
+        self._kinds = (
+            (("topic", "origin_topic"), topics, check_topic),
+            (
+                ("group", "consumer_group", "producer_group", "group_name", "src_group", "dest_group", "compare_group"),
+                groups,
+                check_group,
+            ),
+        )
+        self._fields: dict[type[Header], tuple[_NameField, ...]] = {}
+
+    def check(self, header: Header) -> None:
+        """Raises Refused."""
+        known = self._fields.get(type(header))
+        if known is None:
+            known = self._fields[type(header)] = self._fields_of(type(header))
+        for field in known:
+            name = getattr(header, field.attribute)
+            if name not in field.known and (name or field.required):
+                field.check(name)
+
+    def _fields_of(self, header: type[Header]) -> tuple[_NameField, ...]:
+        required = {field.name: field.required for field in fields(header)}
+        return tuple(
+            _NameField(attribute, required[attribute], known, check)
+            for attributes, known, check in self._kinds
+            for attribute in attributes
+            if attribute in required
+        )

@@ -62,8 +62,7 @@ def heart_beat(broker: Broker, call: Call[HeartBeat]) -> None:
         raise Refused(ResponseCode.SYSTEM_ERROR, remark)
     beat = bodies.HeartbeatData.decode(call.body)
     producers = [producer.group_name for producer in beat.producer_data_set]
-    if len(beat.client_id) > MAX_CLIENT_ID_LENGTH:
-        raise Refused(ResponseCode.SYSTEM_ERROR, f"clientID is longer than {MAX_CLIENT_ID_LENGTH}")
+    _check_client_id(beat.client_id)
     for group in [consumer.group_name for consumer in beat.consumer_data_set] + producers:
         names.check_group(group)
     changes, conflicts = broker.clients.heartbeat(
@@ -81,6 +80,11 @@ def heart_beat(broker: Broker, call: Call[HeartBeat]) -> None:
             other_subscription=conflict.other_subscription,
         )
     _tell(broker, changes)
+
+
+def _check_client_id(client_id: str) -> None:
+    if len(client_id) > MAX_CLIENT_ID_LENGTH:
+        raise Refused(ResponseCode.SYSTEM_ERROR, f"the client id is longer than {MAX_CLIENT_ID_LENGTH} characters")
 
 
 def _make_retry_topic(broker: Broker, consumer: bodies.ConsumerData) -> None:
@@ -225,7 +229,10 @@ def lock_batch_mq(broker: Broker, call: Call[LockBatchMq]) -> Reply:
     """An orderly consumer locks queues; the answer lists those that it holds now."""
     body = bodies.LockBatchRequestBody.decode(call.body)
     names.check_group(body.consumer_group)
-    held = broker.locks.lock(body.consumer_group, body.client_id, body.mq_set)
+    _check_client_id(body.client_id)
+    own = broker.options.broker_name
+    queues = [queue for queue in body.mq_set if queue.broker_name == own and names.is_topic(queue.topic)]
+    held = broker.locks.lock(body.consumer_group, body.client_id, queues)
     return Reply(body=bodies.LockBatchResponseBody(lock_ok_mq_set=held).encode())
 
 

@@ -186,22 +186,39 @@ def test_a_client_id_that_changes_leaves_no_trace(table: ClientTable) -> None:
     assert table.find_client("id-49") is peer.peer
 
 
-def test_groups_of_a_connection_are_bounded(table: ClientTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "MAX_GROUPS_PER_CONNECTION", 3)
-    one = Consumer(table, "one")
+def test_what_a_connection_says_is_bounded(table: ClientTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "MAX_CONNECTION_WEIGHT", 600)
+    one, two = Consumer(table, "one"), Consumer(table, "two")
     one.beat(consumer("g", T="*"), producers=("p", "q"))
     one.beat(consumer("g", T="*"), producers=("p", "q"))
-    with pytest.raises(Refused, match="limit is 3"):
-        one.beat(producers=("r",))
+    with pytest.raises(Refused, match="limit is 600"):
+        one.beat(producers=("r", "s"))
+    with pytest.raises(Refused, match="limit is 600"):
+        one.beat(consumer("g", T="x" * 500))
     assert table.counts() == (1, 2)
+    assert table.subscription("g", "T").sub_string == "*"  # type: ignore[union-attr]
+    two.beat(consumer("g", T="*"), producers=("p", "q"))
 
 
-def test_topics_of_a_group_are_bounded(table: ClientTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "MAX_TOPICS_PER_GROUP", 2)
+def test_what_all_connections_say_is_bounded(table: ClientTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "MAX_WEIGHT", 900)
+    peers = [Consumer(table, name) for name in ("one", "two", "three")]
+    for peer in peers[:2]:
+        peer.beat(consumer("g", T="*"), producers=("p",))
+    with pytest.raises(Refused, match="limit is 900"):
+        peers[2].beat(consumer("g", T="*"), producers=("p", "q", "r"))
+    assert peers[0].beat(consumer("g", T="*"), producers=("p",)) == ([], [])
+    table.disconnect(peers[0].peer)
+    peers[2].beat(consumer("g", T="*"), producers=("p", "q", "r"))
+
+
+def test_a_group_that_is_named_twice_counts_once(table: ClientTable) -> None:
     one = Consumer(table, "one")
-    with pytest.raises(Refused, match="limit is 2"):
-        one.beat(consumer("g", T="*", U="*", V="*"))
-    assert table.consumer_group("g") is None
+    one.beat(consumer("g", T="*"), consumer("g", U="*"), producers=("p", "p"))
+    assert table.counts() == (1, 1)
+    assert table.groups_subscribing("T") == []
+    table.disconnect(one.peer)
+    assert table._weight == 0
 
 
 @settings(max_examples=20)
@@ -231,3 +248,4 @@ def test_random_lives_leave_an_empty_table(seed: int) -> None:
     assert table.counts() == (0, 0)
     assert not table._memberships
     assert not table._clients
+    assert table._weight == 0

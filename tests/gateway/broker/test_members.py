@@ -1,6 +1,6 @@
 """A consumer group: what its members' heartbeats make of it, and when they contradict each other."""
 
-from gateway.broker.members import ConsumerGroup, Member, signature
+from gateway.broker.members import ConsumerGroup, Member, signature, weight
 from protocol.bodies import ConsumerData, ConsumeType, MessageModel, SubscriptionData
 from tests.gateway.broker.fakes import FakePeer
 
@@ -75,3 +75,13 @@ def test_the_description_of_a_conflict_is_bounded() -> None:
     conflict = group.conflict(join(group, "two", heartbeat(T="x" * 5000)))
     assert conflict is not None
     assert len(conflict.subscription) == 1001
+
+
+def test_weight_grows_with_all_that_is_kept() -> None:
+    nothing = weight(heartbeat())
+    assert weight(heartbeat(T="")) - nothing == 101
+    assert weight(heartbeat(T="x" * 500)) - weight(heartbeat(T="")) == 500
+    tagged = ConsumerData(
+        group_name="g", subscription_data_set=[SubscriptionData(topic="T", tags_set=["ab"], code_set=[1, 2])]
+    )
+    assert weight(tagged) - weight(heartbeat(T="*")) == 18

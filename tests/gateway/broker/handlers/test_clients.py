@@ -279,6 +279,20 @@ async def test_locking_and_unlocking(rig: Rig) -> None:
     assert await held(rig, "two", 0) == [0]
 
 
+async def test_what_cannot_be_a_queue_of_this_broker_is_not_locked(rig: Rig) -> None:
+    queues = [
+        bodies.MessageQueue(broker_name=broker, queue_id=0, topic=topic)
+        for broker, topic in (("broker-a", "T"), ("other", "T"), ("broker-a", "x" * 10_000), ("broker-a", "../T"))
+    ]
+    body = bodies.LockBatchRequestBody(client_id="one", consumer_group="g", mq_set=queues)
+    answer = await rig.ask(RequestCode.LOCK_BATCH_MQ, body=body.encode())
+    assert bodies.LockBatchResponseBody.decode(answer.body).lock_ok_mq_set == queues[:1]
+    body.client_id = "x" * (clients.MAX_CLIENT_ID_LENGTH + 1)
+    assert (await rig.ask(RequestCode.LOCK_BATCH_MQ, body=body.encode())).code == ResponseCode.SYSTEM_ERROR
+    body.consumer_group = "x/y"
+    assert (await rig.ask(RequestCode.LOCK_BATCH_MQ, body=body.encode())).code == ResponseCode.SYSTEM_ERROR
+
+
 async def test_unlocking_one_way_is_not_answered(rig: Rig) -> None:
     await held(rig, "one", 0)
     rig.tell(RequestCode.UNLOCK_BATCH_MQ, body=lock_body("one", 0))
