@@ -1,7 +1,8 @@
 """How a slave and its master find out that their logs are one log, before the HA link is opened.
 
 A PocketMQ master is asked with our own requests: it compares names, offsets and bytes, and says from where it will
-send. An official master does not know them; then its own answers are compared here: names and file size from its
+send. An official master does not know them (4.8.0 does not even answer), so the first question is an official one,
+whose answer tells the make. Of an official master, its own answers are compared here: names and file size from its
 configuration, offsets from its runtime info, and the message at the place of our last one.
 
 A new slave that is to have the whole log of an official master needs a trick, because that master takes a reported
@@ -21,7 +22,7 @@ from gateway.ha.history import Holdings
 from gateway.ha.parts import LogStorage
 from protocol.bodies.routes import KVTable
 from protocol.codes import ResponseCode
-from protocol.command import Command
+from protocol.command import OWN_LANGUAGE, Command
 from protocol.errors import RemoteProtocolError
 from protocol.header import Header
 from protocol.requests.queries import ViewMessageById
@@ -91,9 +92,12 @@ class Joiner:
     async def join(self) -> Plan:
         """Agrees with the master on where to go on; raises JoinRefused or TryLater."""
         try:
+            config = await self._ask(GetBrokerConfig())
+            if config.language != OWN_LANGUAGE:
+                return await self._join_official(config)
             answer = await self._ask(QueryReplication())
             if answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED:
-                return await self._join_official()
+                return await self._join_official(config)
             return await self._join_own(answer)
         except (CallFailed, RemoteProtocolError, OffsetOutOfRange) as error:
             raise TryLater(str(error)) from None
@@ -168,9 +172,9 @@ class Joiner:
 
     # ---- an official master
 
-    async def _join_official(self) -> Plan:
+    async def _join_official(self, config: Command) -> Plan:
         ours = self.holdings()
-        master = await self._official_holdings()
+        master = await self._official_holdings(config)
         if master is None:
             self._not_compared("the master does not tell its offsets")
             return Plan(ours.end, ours.end if ours.start < ours.end else None, own_make=False)
@@ -188,9 +192,8 @@ class Joiner:
             return Plan(end, end, own_make=False)
         return Plan(master.start, master.start, own_make=False)
 
-    async def _official_holdings(self) -> Holdings | None:
+    async def _official_holdings(self, config: Command) -> Holdings | None:
         """What an official master tells of itself; None if it does not (ACL)."""
-        config = await self._ask(GetBrokerConfig())
         runtime = await self._ask(GetBrokerRuntimeInfo())
         if config.code != ResponseCode.SUCCESS or runtime.code != ResponseCode.SUCCESS:
             return None

@@ -57,8 +57,11 @@ def producer(drivers: Drivers, cluster: Cluster) -> Iterator[Producer]:
 
 
 def add_master(cluster: Cluster, kind: str, role: str = "SYNC_MASTER", **settings: Any) -> Broker:
-    # inSyncReplicas: without it a 5.x SYNC_MASTER does not wait for anybody; the others take 2 anyway.
-    return cluster.add_broker(kind, role=role, mappedFileSizeCommitLog=FILE_SIZE, inSyncReplicas=2, **settings)
+    # inSyncReplicas: without it a 5.x SYNC_MASTER does not wait for anybody; the others take 2 anyway. The
+    # times are those of a wait for the slave in 4.9 and later, and in 4.8; the client gives up after 3 s.
+    times = {"slaveTimeout": 1000, "syncFlushTimeout": 1000}
+    common = {"mappedFileSizeCommitLog": FILE_SIZE, "inSyncReplicas": 2, **times}
+    return cluster.add_broker(kind, role=role, **{**common, **settings})
 
 
 def add_slave(cluster: Cluster, kind: str, **settings: Any) -> Broker:
@@ -157,7 +160,7 @@ def test_a_slave_is_a_copy_of_its_master_through_deaths(
     """
     master = add_master(cluster, master_kind)
     topic = new_topic(producer, cluster)
-    producer.send_many(topic, "before", 20, keys="k-before")
+    producer.send_many(topic, "before", 20, keys="k-before", wait=False)
     slave = add_slave(cluster, slave_kind)
     send_until_replicated(producer, topic)
     # More than a file's worth; a record of 4 KiB leaves filler at the end of a file.

@@ -12,11 +12,12 @@ from gateway.ha.master import HaMaster, Identity
 from gateway.routing import Refused
 from gateway.watermark import Watermark
 from protocol.bodies.routes import KVTable
-from protocol.codes import RequestCode, ResponseCode
+from protocol.codes import LanguageCode, RequestCode, ResponseCode
 from protocol.command import Command, response
 from protocol.message import NewMessage, encode_record
 from protocol.requests.queries import ViewMessageById
 from protocol.requests.replication import JoinReplication, QueryReplication
+from protocol.requests.runtime import GetBrokerConfig
 from store.errors import OffsetOutOfRange
 from store.options import BrokerRole, StoreOptions
 
@@ -128,6 +129,8 @@ class DirectClient:
 
     async def call(self, command: Command, timeout: float) -> Command:
         header = command.header
+        if isinstance(header, GetBrokerConfig):
+            return response(command)
         try:
             if isinstance(header, QueryReplication):
                 return response(command, header=await self._master.query(header))
@@ -157,6 +160,11 @@ class OfficialClient:
     async def call(self, command: Command, timeout: float) -> Command:
         await trio.lowlevel.checkpoint()
         self.asked.append(command.code)
+        answer = self._answer(command)
+        answer.language = LanguageCode.JAVA
+        return answer
+
+    def _answer(self, command: Command) -> Command:
         if command.code in self.refuses:
             return response(command, self.refuses[command.code], remark="refused")
         if command.code == RequestCode.GET_BROKER_CONFIG:
@@ -174,7 +182,7 @@ class OfficialClient:
                 return response(command, ResponseCode.SYSTEM_ERROR, remark="can not find message by the offset")
             size = int.from_bytes(data, "big")
             return response(command, body=self.log.read_raw(command.header.offset, size))
-        return response(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED)
+        raise CallFailed(f"4.8.0 does not answer {command.code}")
 
 
 class DeadClient:
