@@ -7,6 +7,7 @@ messages are appended meanwhile, and one flush covers them all.
 
 from time import perf_counter
 
+from gateway.broker.incoming import asked_queue_id
 from gateway.broker.state import Broker
 from gateway.connection import Connection
 from gateway.routing import Refused, Routes
@@ -26,16 +27,8 @@ _REMARKS = {
 }
 
 
-class Stored:
-    """A request whose messages are in the log: what its answer says."""
-
-    __slots__ = ("command", "message_id", "queue_id", "queue_offset")
-
-    def __init__(self, command: Command, message_id: str, queue_id: int, queue_offset: int) -> None:
-        self.command = command
-        self.message_id = message_id
-        self.queue_id = queue_id
-        self.queue_offset = queue_offset
+Stored = tuple[Command, str, int, int]
+"""A request whose messages are in the log, and what its answer says: message id, queue id, queue offset."""
 
 
 @routes.handle_batch(RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
@@ -81,12 +74,17 @@ def _append(
         for command in requests:
             _refuse(broker, connection, command, _store_refusal(error), started)
         return
+    _note_stored(broker, messages)
     message_id = broker.incoming.message_id
     stored = [
-        Stored(command, message_id(message.physical_offset), message.queue_id, message.queue_offset)
+        (command, message_id(message.physical_offset), asked_queue_id(message), message.queue_offset)
         for command, message in zip(requests, messages, strict=True)
     ]
-    _stored(broker, connection, stored, messages, end, started)
+    if broker.storage.promises_more_than_append:
+        waiting = [each for each, message in zip(stored, messages, strict=True) if message.wait]
+        _answer_later(broker, connection, waiting, end, started)
+        stored = [each for each, message in zip(stored, messages, strict=True) if not message.wait]
+    _answer(broker, connection, stored, started)
 
 
 def _append_batch(
@@ -98,34 +96,33 @@ def _append_batch(
     except StoreError as error:
         raise _store_refusal(error) from None
     ids = ",".join([broker.incoming.message_id(message.physical_offset) for message in messages])
+    _note_stored(broker, messages)
     first = messages[0]
-    _stored(broker, connection, [Stored(command, ids, first.queue_id, first.queue_offset)], messages, end, started)
+    stored = [(command, ids, first.queue_id, first.queue_offset)]
+    if first.wait and broker.storage.promises_more_than_append:
+        _answer_later(broker, connection, stored, end, started)
+    else:
+        _answer(broker, connection, stored, started)
 
 
 def _store_refusal(error: StoreError) -> Refused:
     return Refused(ResponseCode.SERVICE_NOT_AVAILABLE, f"service not available now: {error}")
 
 
-def _stored(
-    broker: Broker,
-    connection: Connection,
-    stored: list[Stored],
-    messages: list[NewMessage],
-    end: int,
-    started: float,
-) -> None:
-    size = sum([message.size for message in messages])
+def _note_stored(broker: Broker, messages: list[NewMessage]) -> None:
+    """Counts the messages and wakes the consumers that wait for them."""
     broker.metrics.messages_stored(messages)
-    broker.stats.messages_stored(len(messages), size)
-    storage = broker.storage
-    if storage.consumers_see_appends:
+    broker.stats.messages_stored(len(messages), sum([message.size for message in messages]))
+    if broker.storage.consumers_see_appends:
         broker.pulls.arrived(messages)
-    if storage.promises_more_than_append and any([message.wait for message in messages]):
-        for each in stored:
-            each.command.body = b""  # a slow flush must not keep the bodies
+
+
+def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], end: int, started: float) -> None:
+    """Answers when everything below `end` is as safe as the broker promises."""
+    if stored:
+        for command, *_ in stored:
+            command.body = b""  # a slow flush must not keep the bodies
         connection.start_waiting(_answer_when_confirmed, broker, connection, stored, end, started)
-    else:
-        _answer(broker, connection, stored, started)
 
 
 async def _answer_when_confirmed(
@@ -135,25 +132,20 @@ async def _answer_when_confirmed(
     if code == ResponseCode.SUCCESS:
         _answer(broker, connection, stored, started)
         return
-    for each in stored:
-        broker.metrics.request_done(each.command.code, code, perf_counter() - started)
-        if not each.command.flag & FLAG_ONEWAY:
-            header = broker.send_replies.header(each.message_id, each.queue_id, each.queue_offset)
-            connection.post(encode(response(each.command, code, header=header, remark=_REMARKS.get(code))))
+    for command, message_id, queue_id, queue_offset in stored:
+        broker.metrics.request_done(command.code, code, perf_counter() - started)
+        if not command.flag & FLAG_ONEWAY:
+            header = broker.send_replies.header(message_id, queue_id, queue_offset)
+            connection.post(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
 
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
+    if not stored:
+        return
     encode_reply = broker.send_replies.encode
-    connection.post(
-        *[
-            encode_reply(each.command, each.message_id, each.queue_id, each.queue_offset)
-            for each in stored
-            if not each.command.flag & FLAG_ONEWAY
-        ]
-    )
-    broker.metrics.request_done(
-        stored[0].command.code, ResponseCode.SUCCESS, perf_counter() - started, count=len(stored)
-    )
+    connection.post(*[encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
+    code = stored[0][0].code
+    broker.metrics.request_done(code, ResponseCode.SUCCESS, perf_counter() - started, count=len(stored))
 
 
 def _refuse(
