@@ -350,7 +350,10 @@ class KeyIndex:
         """
         if trusted is not None:
             for file in reversed(self.files):
-                if file.end_offset < trusted and (file is not self._current or file.slots_agree()):
+                # A full file's slots may have reached the disk before its header, so they are compared too.
+                if file.end_offset < trusted and file.slots_agree():
+                    if file is not self._current:
+                        file.table = None
                     break
                 wrong = file.rebuild(progress)
                 if wrong is not None:

@@ -244,7 +244,7 @@ class _Inspection:
     def _was_never_written(self, begin: int, good: int) -> bool:
         """Whether a sector between the two reads as it was before anything was written to it.
 
-        The sector that ``good`` begins in was written, so what it holds in front of ``good`` is no evidence.
+        The one that ``good`` begins in counts whole: a record may begin with the zeros of its size.
         """
         file_size = self.files.file_size
         position = begin
@@ -252,8 +252,6 @@ class _Inspection:
             inside = position % file_size
             base = position - inside
             stop = min(base + inside - inside % SECTOR + SECTOR, base + file_size)
-            if stop > good:
-                return False
             data = self.files.read(position, stop - position)
             if not data:  # no file
                 stop = base + file_size
