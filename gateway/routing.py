@@ -167,7 +167,10 @@ RequestObserver = Callable[[int, int, float], None]
 
 
 class Router(Generic[S]):
-    """All routes of one server around its state; `refused_codes` are those a listener does not serve."""
+    """All routes of one server around its state; `refused_codes` are those a listener does not serve.
+
+    `check` is asked before each handler but the batch handlers, and raises Refused.
+    """
 
     def __init__(
         self,
@@ -175,10 +178,12 @@ class Router(Generic[S]):
         routes: Iterable[Routes],
         *,
         observe: RequestObserver = lambda code, response_code, seconds: None,
+        check: Callable[[Header], None] = lambda header: None,
         refused_codes: frozenset[int] = frozenset(),
     ) -> None:
         self._state = state
         self._observe = observe
+        self._check = check
         self._handlers: dict[int, tuple[type[Header], Handler, bool]] = {}
         self._batch_handlers: dict[int, BatchHandler] = {}
         for module in routes:
@@ -224,7 +229,8 @@ class Router(Generic[S]):
         header_class, handler, waits = route
         try:
             header = command.typed_header(header_class)
-        except RemoteProtocolError as refusal:
+            self._check(header)
+        except (Refused, RemoteProtocolError) as refusal:
             self.answer(connection, command, refusal, started)
             return
         call = Call(header, command, connection, self)

@@ -22,6 +22,7 @@ from gateway.broker.groups import GroupTable
 from gateway.broker.handlers import ROUTES, clients
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
+from gateway.broker.names import HeaderNames
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.pulls import ParkedPulls
 from gateway.broker.registration import Registration
@@ -145,8 +146,9 @@ async def _serve(
     metrics_listeners: list[trio.SocketListener],
     task_status: trio.TaskStatus[str],
 ) -> None:
-    router = Router(broker, ROUTES, observe=broker.metrics.request_done)
-    fast_router = Router(broker, ROUTES, observe=broker.metrics.request_done, refused_codes=FAST_PORT_REFUSES)
+    names = HeaderNames(broker.topics, broker.groups)
+    make_router = partial(Router, broker, ROUTES, observe=broker.metrics.request_done, check=names.check)
+    router, fast_router = make_router(), make_router(refused_codes=FAST_PORT_REFUSES)
 
     def accepted(connection: Connection) -> None:
         connection.on_close(partial(clients.connection_closed, broker))

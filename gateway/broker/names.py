@@ -7,8 +7,8 @@ TopicValidator allows may pass: neither `.` nor `/` nor NUL is among them, hence
 """
 
 import re
-from collections.abc import Callable, Container
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import fields
 
@@ -112,12 +112,18 @@ def dead_letter_topic(group: str) -> str:
     return DLQ_PREFIX + group
 
 
+class NameTable(Protocol):
+    """As much of a table as tells which names are in it."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+
 class _NameField(NamedTuple):
     """A header attribute that names a topic or a group."""
 
     attribute: str
     required: bool
-    known: Container[str]
+    known: NameTable
     check: Callable[[str], None]
 
 
@@ -128,7 +134,7 @@ class HeaderNames:
     An optional field that is empty names nothing. A send's producer group is not looked at, as nothing is kept of it.
     """
 
-    def __init__(self, topics: Container[str], groups: Container[str]) -> None:
+    def __init__(self, topics: NameTable, groups: NameTable) -> None:
         self._kinds = (
             (("topic", "origin_topic"), topics, check_topic),
             (

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from gateway.broker.names import check_topic
 from gateway.config import namesrv_properties
 from gateway.namesrv.kvconfig import ORDER_TOPIC_CONFIG, KvConfigFull
 from gateway.namesrv.registration import BROKER_TIMEOUT_MS, Registration, RouteTableFull
@@ -201,6 +202,7 @@ def get_routeinfo_by_topic(namesrv: Namesrv, call: Call[GetRouteinfoByTopic]) ->
 
 @routes.handle
 def register_topic_in_namesrv(namesrv: Namesrv, call: Call[RegisterTopicInNamesrv]) -> None:
+    check_topic(call.header.topic)
     route = TopicRouteData.decode(call.body)
     try:
         added = namesrv.routes.add_topic(call.header.topic, route.queue_datas)

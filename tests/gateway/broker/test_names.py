@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from gateway.broker import names
 from gateway.routing import Refused
 from protocol.codes import ResponseCode
+from protocol.header import Header
+from protocol.requests.clients import UnregisterClient
+from protocol.requests.offsets import CloneGroupOffset, GetMaxOffset, QueryConsumerOffset
+from protocol.requests.queries import ViewMessageById
+from protocol.requests.topics import GetAllTopicConfig
 
 ALLOWED = "%|-_" + string.ascii_letters + string.digits
 
@@ -54,3 +59,34 @@ def test_forbidden_topics_are_system_topics() -> None:
     assert "BenchmarkTest" not in names.SEND_FORBIDDEN_TOPICS
     assert names.is_system_topic("rmq_sys_anything")
     assert not names.is_system_topic("orders")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        GetMaxOffset(topic="a/b", queue_id=0),
+        GetMaxOffset(topic="", queue_id=0),
+        QueryConsumerOffset(topic="good", consumer_group="..", queue_id=0),
+        UnregisterClient(client_id="c", consumer_group="a b"),
+        ViewMessageById(offset=0, topic="a\0"),
+        CloneGroupOffset(src_group="good", dest_group="../x"),
+    ],
+)
+def test_headers_with_such_names_are_refused(header: Header) -> None:
+    with pytest.raises(Refused, match="The specified "):
+        names.HeaderNames({"host.example"}, {"odd group"}).check(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        GetMaxOffset(topic="good", queue_id=0),
+        GetMaxOffset(topic="host.example", queue_id=0),
+        QueryConsumerOffset(topic="good", consumer_group="odd group", queue_id=0),
+        UnregisterClient(client_id="a/b", producer_group="", consumer_group=None),
+        ViewMessageById(offset=0),
+        GetAllTopicConfig(),
+    ],
+)
+def test_headers_with_known_names_or_none_pass(header: Header) -> None:
+    names.HeaderNames({"host.example"}, {"odd group"}).check(header)

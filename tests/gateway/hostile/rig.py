@@ -177,9 +177,9 @@ class Server:
             await trio.aclose_forcefully(client.stream)
 
     def names_on_disk(self) -> set[str]:
-        """Files and directories that could be made from a topic or group."""
-        paths = (path.relative_to(self.directory).as_posix() for path in self.directory.rglob("*"))
-        return {path for path in paths if "commitlog" not in path and "index/" not in path and ".tmp" not in path}
+        """All directories, and the files beside the store: what could be made from the name of a topic or group."""
+        paths = {path.relative_to(self.directory).as_posix(): path for path in self.directory.rglob("*")}
+        return {name for name, path in paths.items() if path.is_dir() or not name.startswith("store/")}
 
     async def more_turns(self, count: int = 3) -> None:
         """Returns when the healthy client has been served `count` times more."""
