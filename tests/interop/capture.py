@@ -284,12 +284,13 @@ def admin_during(recorder: Recorder, namesrv: str) -> None:
     """The mqadmin commands, while there are a consumer and a producer to be asked about."""
     if not _admin:
         return
+    folder = DATA / "mqadmin"
+    folder.mkdir(exist_ok=True)
     for command, *arguments in ADMIN:
         filled = [argument.format(**_admin) for argument in arguments]
         said = mqadmin(_admin["version"], command, *filled, namesrv=namesrv)
-        text = DATA / "mqadmin" / f"{command}.txt"
-        text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(f"$ mqadmin {' '.join([command, *filled])}\n{said}", encoding="utf-8")
+        text = f"$ mqadmin {' '.join([command, *filled])}\n{said}"
+        (folder / f"{command}.txt").write_text(text, encoding="utf-8")
 
 
 def _questions(

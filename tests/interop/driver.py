@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from tests.interop import maven
+from tests.interop import maven, raw
 
 Json = dict[str, Any]
 
@@ -108,7 +108,7 @@ class Driver:
 
     def fresh(self, what: str) -> str:
         """A name that no other client of this or another driver bears."""
-        return f"{what}-{os.urandom(4).hex()}"
+        return f"{what}-{raw.nonce()}"
 
     def producer(self, namesrv: str, *, group: str | None = None, **options: Any) -> "Producer":
         """A started producer; options as in Producers.java: retries, timeout, vip, transactional, …"""

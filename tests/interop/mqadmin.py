@@ -1,38 +1,93 @@
-"""mqadmin, the official command line, in the version asked for."""
+"""mqadmin, the official command line, one JVM for many commands."""
 
+import atexit
+import contextlib
+import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from tests.interop import maven
+from tests.interop.driver import JVM
 
-MAIN: Final = "org.apache.rocketmq.tools.command.MQAdminStartup"
-
-JVM: Final = [
-    *("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
-    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.nio", "sun.nio.ch")),
-]
+JAVA_SOURCES: Final = Path(__file__).resolve().parent / "java-tools"
 _LOGBACK: Final = '<configuration><root level="OFF"/></configuration>\n'
 
 
-def mqadmin(version: str, command: str, *arguments: str, namesrv: str | None = None) -> str:
-    """Runs one command and returns all that it printed. It exits with 0 whatever happens: read the text."""
-    with tempfile.TemporaryDirectory(prefix="pocketmq-mqadmin-") as name:
-        home = Path(name)
-        (home / "conf").mkdir()
+class Admin:
+    """mqadmin of one version; ends with the `with` block. One command at a time."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.folder = Path(tempfile.mkdtemp(prefix=f"pocketmq-mqadmin-{version}-"))
+        (self.folder / "conf").mkdir()
         for file in ("logback_tools.xml", "rmq.tools.logback.xml"):
-            (home / "conf" / file).write_text(_LOGBACK, encoding="utf-8")
-        where = [] if namesrv is None else ["-n", namesrv]
-        done = subprocess.run(
+            (self.folder / "conf" / file).write_text(_LOGBACK, encoding="utf-8")
+        classes = maven.compiled(JAVA_SOURCES.rglob("*.java"), "tools", version)
+        self._errors = (self.folder / "stderr").open("wb")
+        self._popen = subprocess.Popen(
             [
-                *("java", *JVM, f"-Drocketmq.home.dir={home}", f"-Duser.home={home}"),
-                *("-cp", maven.classpath("tools", version), MAIN, command, *arguments, *where),
+                *("java", *JVM, f"-Drocketmq.home.dir={self.folder}", f"-Duser.home={self.folder}"),
+                *("-cp", maven.classpath("tools", version, classes), "interop.AdminShell"),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=120,
-            cwd=home,
+            stderr=self._errors,
+            cwd=self.folder,
+            start_new_session=True,
         )
-    return done.stdout.decode(errors="replace")
+
+    def run(self, command: str, *arguments: str, namesrv: str | None = None) -> str:
+        """Runs one command and returns all that it printed; mqadmin has no exit code worth the name."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        where = [] if namesrv is None else ["-n", namesrv]
+        line = json.dumps({"arguments": [command, *arguments, *where]})
+        self._popen.stdin.write(line.encode() + b"\n")
+        self._popen.stdin.flush()
+        answer = self._popen.stdout.readline()
+        assert answer, f"mqadmin {command} ended its JVM, as it does when it does not know an option"
+        output: str = json.loads(answer)["output"]
+        return output
+
+    def close(self) -> None:
+        """Ends the JVM."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        try:
+            self._popen.wait(10)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        self._popen.stdout.close()
+        self._errors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_running: dict[str, Admin] = {}
+
+
+def mqadmin(version: str, command: str, *arguments: str, namesrv: str | None = None) -> str:
+    """Runs one command in this process's JVM for that version, which lives until this process ends."""
+    if version not in _running:
+        _running[version] = Admin(version)
+        atexit.register(_running[version].close)
+    try:
+        return _running[version].run(command, *arguments, namesrv=namesrv)
+    except AssertionError:
+        atexit.unregister(_running[version].close)
+        _running.pop(version).close()
+        raise

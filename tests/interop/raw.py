@@ -5,6 +5,7 @@ the server. It asks with JSON headers and reads answers in either serialization.
 """
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -27,6 +28,11 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"Answer(code={self.code}, remark={self.remark!r}, fields={self.fields}, body={len(self.body)} bytes)"
+
+
+def nonce() -> str:
+    """Eight hex digits that make a name one of its own."""
+    return os.urandom(4).hex()
 
 
 def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
