@@ -65,6 +65,9 @@ def heart_beat(broker: Broker, call: Call[HeartBeat]) -> None:
     _check_client_id(beat.client_id)
     for group in [consumer.group_name for consumer in beat.consumer_data_set] + producers:
         names.check_group(group)
+    for consumer in beat.consumer_data_set:
+        for subscription in consumer.subscription_data_set:
+            _check_topic(broker, subscription.topic)
     changes, conflicts = broker.clients.heartbeat(
         call.connection, beat.client_id, call.language, call.version, beat.consumer_data_set, producers
     )
@@ -85,6 +88,12 @@ def heart_beat(broker: Broker, call: Call[HeartBeat]) -> None:
 def _check_client_id(client_id: str) -> None:
     if len(client_id) > MAX_CLIENT_ID_LENGTH:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"the client id is longer than {MAX_CLIENT_ID_LENGTH} characters")
+
+
+def _check_topic(broker: Broker, topic: str) -> None:
+    """Refuses what can be no topic's name; a broker's own topics may be called as they like."""
+    if topic not in broker.topics:
+        names.check_topic(topic)
 
 
 def _make_retry_topic(broker: Broker, consumer: bodies.ConsumerData) -> None:
@@ -140,7 +149,10 @@ def expire_silent_clients(broker: Broker) -> None:
 @routes.handle
 def check_client_config(broker: Broker, call: Call[CheckClientConfig]) -> None:
     """Tells a consumer before it starts whether its expression can be served: tags can."""
-    subscription = bodies.CheckClientRequestBody.decode(call.body).subscription_data
+    body = bodies.CheckClientRequestBody.decode(call.body)
+    subscription = body.subscription_data
+    names.check_group(body.group)
+    _check_topic(broker, subscription.topic)
     if not is_tag_type(subscription.expression_type):
         remark = f"The broker does not support consumer to filter message by {subscription.expression_type}"
         raise Refused(ResponseCode.SYSTEM_ERROR, remark)
@@ -240,6 +252,7 @@ def lock_batch_mq(broker: Broker, call: Call[LockBatchMq]) -> Reply:
 def unlock_batch_mq(broker: Broker, call: Call[UnlockBatchMq]) -> None:
     """An orderly consumer gives queues back."""
     body = bodies.LockBatchRequestBody.decode(call.body)
+    names.check_group(body.consumer_group)
     broker.locks.unlock(body.consumer_group, body.client_id, body.mq_set)
 
 
