@@ -71,6 +71,7 @@ def _append(
     try:
         end = broker.storage.append(messages)
     except StoreError as error:
+        broker.stats.messages_failed(len(messages))
         for command in requests:
             _refuse(broker, connection, command, _store_refusal(error), started)
         return
@@ -94,6 +95,7 @@ def _append_batch(
     try:
         end = broker.storage.append(messages, atomic=True)
     except StoreError as error:
+        broker.stats.messages_failed(len(messages))
         raise _store_refusal(error) from None
     ids = ",".join([broker.incoming.message_id(message.physical_offset) for message in messages])
     _note_stored(broker, messages)
