@@ -23,6 +23,8 @@ from protocol.message import (
     MAGIC_BLANK,
     MAGIC_V1,
     MAGIC_V2,
+    MAX_PROPERTIES_BYTES,
+    MAX_TOPIC_BYTES,
     MIN_RECORD_BYTES,
     PREFIX_V4,
     PREFIXES,
@@ -132,7 +134,6 @@ class Scanner:
         position, end = 0, len(data)
         file_end = begin - begin % self._file_size + self._file_size
         head_at = HEAD.unpack_from
-        check_crc = self._check_crc
         wanted = 0
         reason: str | None = None
         while len(records) < limit:
@@ -144,16 +145,10 @@ class Scanner:
                 break
             total, magic = head_at(data, position)
             if magic != MAGIC_V1 and magic != MAGIC_V2:
-                if magic == MAGIC_BLANK and not self._cut_short(file_end):
-                    self.offset = file_end
-                    return 0
                 if magic == MAGIC_BLANK:
-                    self.offset = begin + position
-                    self._end(None)
-                    return 0
-                reason = (
-                    "no record" if not total and not magic else f"magic number {magic & 0xFFFFFFFF:#010x} is unknown"
-                )
+                    return self._skip_filler(begin + position, file_end)
+                unknown = f"magic number {magic & 0xFFFFFFFF:#010x} is unknown"
+                reason = unknown if total or magic else "no record"
                 break
             if total < MIN_RECORD_BYTES or begin + position + total > file_end:
                 reason = f"total size {total} is impossible"
@@ -161,64 +156,73 @@ class Scanner:
             if total > rest:
                 wanted = position + total
                 break
-            fixed = FIXED_V4.unpack_from(data, position)
-            body_at = position + PREFIX_V4.size
-            if fixed[6] & HOST_FLAGS:
-                prefix_size = PREFIXES[fixed[6] & HOST_FLAGS].size
-                if total < prefix_size + 3:
-                    reason = f"total size {total} is too small for its fields"
-                    break
-                fixed = FIXED_PARTS[fixed[6] & HOST_FLAGS].unpack_from(data, position)
-                body_at = position + prefix_size
-            _, _, crc, queue_id, queue_offset, physical_offset, sys_flag, store_timestamp, body_length = fixed
-            stop = position + total
-            topic_at = body_at + body_length + 1
-            if body_length < 0 or topic_at + 2 > stop:
-                reason = f"body length {body_length} does not fit"
-                break
-            if magic == MAGIC_V1:
-                properties_at = topic_at + data[topic_at - 1] + 2
-            else:
-                topic_at += 1
-                properties_at = topic_at + int.from_bytes(data[topic_at - 2 : topic_at], "big") + 2
-            if properties_at > stop or properties_at + (data[properties_at - 2] << 8 | data[properties_at - 1]) != stop:
-                reason = "lengths do not add up"
-                break
-            if physical_offset != begin + position:
-                reason = f"the record says it is at {physical_offset}"
-                break
-            if check_crc and body_length and crc32(data[body_at : body_at + body_length]) & CRC_MASK != crc:
-                reason = "CRC of the body does not match"
+            record = _parse(data, position, total, magic, begin + position, self._check_crc)
+            if not isinstance(record, Record):
+                reason = record
                 break
             if (
                 self._after_power_loss
-                and b"\0" in data[topic_at:stop]
-                and _has_lost_sector(data, topic_at, stop, (begin + position) % self._file_size - position)
+                and (b"\0" in record.properties or b"\0" in record.topic)
+                and _has_lost_sector(data, position, total, record, begin % self._file_size)
             ):
                 reason = "a part of topic or properties is gone"
                 break
-            records.append(
-                Record(
-                    physical_offset,
-                    total,
-                    queue_id,
-                    queue_offset,
-                    sys_flag,
-                    store_timestamp,
-                    data[topic_at : properties_at - 2],
-                    data[properties_at:stop],
-                )
-            )
-            position = stop
+            records.append(record)
+            position += total
         self.offset = begin + position
         if reason is not None:
             self._end(reason)
         # A record that only began behind other ones is read again from its own begin.
         return wanted if position == 0 else 0
 
+    def _skip_filler(self, offset: int, file_end: int) -> int:
+        if self._cut_short(file_end):
+            self.offset = offset
+            self._end(None)
+        else:
+            self.offset = file_end
+        return 0
 
-def _has_lost_sector(data: bytes, begin: int, end: int, shift: int) -> bool:
-    """Whether a sector's part of data[begin:end] is all zeros; data[0] is at ``shift`` in its file."""
+
+def _parse(data: bytes, position: int, total: int, magic: int, offset: int, check_crc: bool) -> Record | str:
+    """The record at ``position``, which must be the one of ``offset``, or what is wrong with it."""
+    fixed = FIXED_V4.unpack_from(data, position)
+    body_at = position + PREFIX_V4.size
+    flags = fixed[6] & HOST_FLAGS
+    if flags:
+        prefix_size = PREFIXES[flags].size
+        if total < prefix_size + 3:
+            return f"total size {total} is too small for its fields"
+        fixed = FIXED_PARTS[flags].unpack_from(data, position)
+        body_at = position + prefix_size
+    _, _, crc, queue_id, queue_offset, physical_offset, sys_flag, store_timestamp, body_length = fixed
+    stop = position + total
+    topic_at = body_at + body_length + 1
+    if body_length < 0 or topic_at + 2 > stop:
+        return f"body length {body_length} does not fit"
+    topic_length = data[topic_at - 1]
+    if magic == MAGIC_V2:
+        topic_length = topic_length << 8 | data[topic_at]
+        topic_at += 1
+    properties_at = topic_at + topic_length + 2
+    if properties_at > stop or topic_length > (MAX_TOPIC_BYTES if magic == MAGIC_V1 else MAX_PROPERTIES_BYTES):
+        return f"topic length {topic_length} does not fit"
+    properties_length = data[properties_at - 2] << 8 | data[properties_at - 1]
+    if properties_at + properties_length != stop or properties_length > MAX_PROPERTIES_BYTES:
+        return "lengths do not add up"
+    if physical_offset != offset:
+        return f"the record says it is at {physical_offset}"
+    if check_crc and body_length and crc32(data[body_at : body_at + body_length]) & CRC_MASK != crc:
+        return "CRC of the body does not match"
+    topic = data[topic_at : properties_at - 2]
+    properties = data[properties_at:stop]
+    return Record(physical_offset, total, queue_id, queue_offset, sys_flag, store_timestamp, topic, properties)
+
+
+def _has_lost_sector(data: bytes, position: int, total: int, record: Record, shift: int) -> bool:
+    """Whether a sector's part of topic and properties is all zeros; data[0] is at ``shift`` in its file."""
+    end = position + total
+    begin = end - len(record.properties) - 2 - len(record.topic)
     while begin < end:
         stop = min(end, begin + SECTOR - (begin + shift) % SECTOR)
         if not any(data[begin:stop]):
