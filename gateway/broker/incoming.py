@@ -23,6 +23,7 @@ from protocol.codes import PERM_WRITE, ResponseCode
 from protocol.command import Command
 from protocol.message import (
     BORN_HOST_V6,
+    HOST_FLAGS,
     MAX_PROPERTIES_BYTES,
     MULTI_TAGS,
     STORE_HOST_V6,
@@ -93,7 +94,7 @@ class IncomingMessages:
         if len(body) > self._max_body or len(text) > MAX_PROPERTIES_BYTES:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
         tags = properties.get("TAGS")
-        sys_flag = header.sys_flag | self._store_host_flag
+        sys_flag = header.sys_flag & ~HOST_FLAGS | self._store_host_flag
         if len(connection.peer_host) > 8:
             sys_flag |= BORN_HOST_V6
         if config.topic_filter_type == "MULTI_TAG":
