@@ -39,7 +39,10 @@ def official(target: str) -> Iterator[Cluster]:
 
 
 def ask(official: Cluster, command: str, *arguments: str) -> str:
-    """What mqadmin prints. A tool that ran into its own 5 s on a busy machine is asked again: all it does can be."""
+    """What mqadmin prints.
+
+    A tool that ran into its own 5 s on a busy machine is asked again: all it does can be.
+    """
     for _ in range(3):
         told = mqadmin("4.9.4", command, *arguments, namesrv=official.namesrv_addr)
         if "RemotingTimeoutException" not in told and "RemotingConnectException" not in told:
