@@ -5,10 +5,12 @@ changed. Nobody waits for the flush of such a copy unless its maker says so, hen
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.broker.incoming import index_keys
 from protocol.message import NewMessage, StoredMessage, format_properties, tags_code
+from store.errors import ColdRead
 
 if TYPE_CHECKING:
     from gateway.broker.state import Broker
@@ -55,3 +57,11 @@ def put(broker: "Broker", messages: list[NewMessage]) -> int:
     if broker.storage.consumers_see_appends:
         broker.pulls.arrived(messages)
     return end
+
+
+async def read_message(broker: "Broker", physical_offset: int) -> StoredMessage | None:
+    """The message whose record begins exactly there; waits for the disk only if it has to."""
+    try:
+        return broker.store.message_at(physical_offset, allow_cold=False)
+    except ColdRead:
+        return await broker.storage.read_cold(partial(broker.store.message_at, physical_offset))

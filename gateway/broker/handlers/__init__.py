@@ -1,5 +1,19 @@
 """The broker's handlers, one module per kind of request, with the same file names as protocol/requests."""
 
-from gateway.broker.handlers import clients, groups, offsets, pull, queries, replication, runtime, send, topics
+from gateway.broker.handlers import (
+    clients,
+    groups,
+    offsets,
+    pull,
+    queries,
+    replication,
+    retries,
+    runtime,
+    send,
+    topics,
+)
 
-ROUTES = [module.routes for module in (send, pull, queries, offsets, clients, groups, topics, runtime, replication)]
+ROUTES = [
+    module.routes
+    for module in (send, pull, queries, offsets, retries, clients, groups, topics, runtime, replication)
+]

@@ -16,15 +16,14 @@ from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.pulls import ParkedPull
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
-from protocol.message import HEAD, MAGIC_V1, StoredMessage, decode_record, tags_code
+from protocol.message import StoredMessage, decode_record, tags_code
 from protocol.requests.send import SendMessageReply, SendMessageV2
 from store.errors import ColdRead, MessageIllegal, StoreFull
 from store.options import FlushDiskType
+from tests.gateway.broker.golden import VERSIONS, golden_records
 from tests.gateway.broker.handlers.rig import Rig
 
 Make = Callable[..., Rig]
-
-GOLDEN = Path(__file__).parents[2] / "data" / "store"
 
 
 def send(rig: Rig, topic: str = "T", *, queue_id: int = 0, body: bytes = b"x", **properties: str) -> Command:
@@ -397,7 +396,7 @@ async def test_the_file_waits_for_the_flush(
 # ---- beside the official broker
 
 
-@pytest.mark.parametrize("version", ["4.8.0", "4.9.4", "5.3.3"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_official_delayed_messages_are_restored_as_official_brokers_did(version: str) -> None:
     """Each message that waited in an official store, against what that broker made of it."""
     waited, came = {}, {}
@@ -415,14 +414,3 @@ def test_official_delayed_messages_are_restored_as_official_brokers_did(version:
         for field in ("flag", "sys_flag", "born_timestamp", "born_host", "store_host", "reconsume_times"):
             assert getattr(ours, field) == getattr(official, field), field
         assert ours.prepared_transaction_offset == official.prepared_transaction_offset
-
-
-def golden_records(version: str) -> list[StoredMessage]:
-    """All messages of the commitlog that an official broker left."""
-    found = []
-    for file in sorted((GOLDEN / version / "commitlog").iterdir()):
-        data, position = file.read_bytes(), 0
-        while position < len(data) and HEAD.unpack_from(data, position)[1] == MAGIC_V1:
-            found.append(decode_record(data, position))
-            position += found[-1].total_size
-    return found
