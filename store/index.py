@@ -357,7 +357,7 @@ class KeyIndex:
                     break
                 wrong = file.rebuild(progress)
                 if wrong is not None:
-                    self.damages.append(IndexDamage(file.path, wrong))
+                    self.damages.append(IndexDamage(file.path, f"entry {wrong[0]}: {wrong[1]}"))
                     self._drop_after(file)
                 if file is not self._current:
                     self._old.remove(file)

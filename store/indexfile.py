@@ -90,6 +90,7 @@ class IndexFile:
         "_fs",
         "begin_offset",
         "begin_timestamp",
+        "broken_chains",
         "capacity",
         "count",
         "end_offset",
@@ -112,6 +113,7 @@ class IndexFile:
         self.begin_timestamp = self.end_timestamp = 0
         self.begin_offset = self.end_offset = 0
         self.used_slots = 0
+        self.broken_chains = 0  # entries found by ``rebuild`` that leave older ones of their chain out
         self.count = 1
         self.on_disk = False
         self.unsaved = False  # something was appended or cut since the last write of header and slots
@@ -266,15 +268,15 @@ class IndexFile:
 
     # Repair
 
-    def rebuild(self, progress: Callable[[int], None] | None = None) -> str | None:
+    def rebuild(self, progress: Callable[[int], None] | None = None) -> tuple[int, str] | None:
         """Make the slots again from the entries in the file and cut at the first entry that cannot be right.
 
-        Returns what was wrong there. About 5 million entries a second. The last record's entries go as well when
-        something was cut, because a part of them may be missing; it will be put again.
+        Returns its number and what is wrong with it. About 4 million entries a second. The last record's entries
+        go as well when something was cut, because a part of them may be missing; it will be put again.
         """
         table = self.table = SlotTable(self.slot_count)
         table.dirty[:] = b"\1" * len(table.dirty)
-        self.used_slots = 0
+        self.used_slots = self.broken_chains = 0
         self.tail = Tail(self.count)
         self.unsaved = True
         wrong: str | None = None
@@ -287,11 +289,11 @@ class IndexFile:
             number += good
             if progress is not None:
                 progress(number)
-        if wrong is not None:
-            wrong = f"entry {number}: {wrong}"
-            self.cut(number)
-            self.cut_from(self.end_offset)
-        return wrong
+        if wrong is None:
+            return None
+        self.cut(number)
+        self.cut_from(self.end_offset)
+        return number, wrong
 
     def _link(self, table: SlotTable, data: bytes, number: int, last: int) -> tuple[int, str | None]:
         """Chain the entries in ``data``; (how many were good, what is wrong with the next)."""
