@@ -331,7 +331,8 @@ class CommitLog:
             chunks.append((offset, part.tobytes()))
             offset += len(part)
             view = view[len(part) :]
-        self._write(chunks)
+        if chunks:
+            self._write(chunks)
         return self.end_offset
 
     def _write(self, chunks: list[tuple[int, bytes]]) -> None:
