@@ -8,6 +8,7 @@ The delay offsets are only kept on disk: delivery does not run on a slave, and r
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,11 +93,12 @@ class SlaveSync:
 
     async def _sync_topics(self, client: RemotingClient) -> None:
         host, port = split_address(client.address)
+        body: bytes | None = None
         async with open_client(f"{host}:{port - FAST_PORT_DISTANCE}") as fast_client:
-            try:
+            with suppress(CallFailed):
                 body = await _fetch(fast_client, RequestCode.GET_ALL_TOPIC_CONFIG)
-            except CallFailed:
-                body = await _fetch(client, RequestCode.GET_ALL_TOPIC_CONFIG)
+        if body is None:
+            body = await _fetch(client, RequestCode.GET_ALL_TOPIC_CONFIG)
         self._topics.replace(TopicTableBody.decode(body))
 
     async def _sync_offsets(self, client: RemotingClient) -> None:
