@@ -1,0 +1,213 @@
+"""`rocketmq` 0.4.4 from PyPI, the C++ client that rocketmq-client-python wraps: producer and push consumer.
+
+The C++ client has habits of its own on the wire: JSON headers with numbers where Java has strings,
+heartbeats with ordinals instead of names, no understanding of binary headers or of answers with numeric
+fields.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.interop import maven
+from tests.interop.child import Process, wait_until
+from tests.interop.conftest import MakeDriver, give_up, has_route
+from tests.interop.driver import Driver, Json, Producer
+from tests.interop.processes import OURS, Cluster
+
+pytestmark = pytest.mark.interop
+
+PROGRAM: Final = Path(__file__).resolve().parent / "clients" / "cpp_python.py"
+PACKAGE: Final = "rocketmq==0.4.4"
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """The folder with the package, installed nowhere else."""
+
+    def install(folder: Path) -> None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PACKAGE]
+        maven.run_tool(command)
+
+    try:
+        return maven.once("python-rocketmq-0.4.4", install)
+    except maven.Unavailable as error:
+        give_up(str(error))
+        raise
+
+
+class Cpp:
+    """The C++ client at a cluster."""
+
+    def __init__(self, package: Path, folder: Path, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.env = {"PYTHONPATH": str(package), "HOME": str(folder)}  # it logs to ~/logs
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(PROGRAM), *arguments]
+
+    def produce(self, *messages: Json) -> list[Json]:
+        """Sends the messages in one process and returns its results."""
+        arguments = ("produce", self.cluster.namesrv_addr, "cpp-producer", json.dumps(messages))
+        done = subprocess.run(
+            self._command(*arguments), env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    @contextmanager
+    def consume(
+        self, topic: str, group: str, expression: str = "*", how: str = "cluster"
+    ) -> Iterator[Callable[[], list[Json]]]:
+        """A running push consumer; gives what it has received so far."""
+        arguments = ("consume", self.cluster.namesrv_addr, group, topic, expression, how)
+        process = Process(self._command(*arguments), self.folder, self.env, log=f"consumer-{group}")
+        try:
+            process.wait_line('"started"', 30)
+            yield lambda: [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
+            process.terminate()
+            assert '"stopped"' in process.output
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def cpp(package: Path, tmp_path: Path, cluster: Cluster) -> Cpp:
+    """The C++ client at the shared cluster."""
+    return Cpp(package, tmp_path, cluster)
+
+
+@pytest.fixture
+def java(drivers: MakeDriver) -> Driver:
+    """A Java client, to see whether the two understand each other."""
+    return drivers("4.9.8")
+
+
+@pytest.fixture
+def sender(java: Driver, cluster: Cluster) -> Iterator[Producer]:
+    """A Java producer."""
+    with java.producer(cluster.namesrv_addr) as producer:
+        yield producer
+
+
+@pytest.fixture
+def topic(sender: Producer, cluster: Cluster) -> str:
+    """A topic with two queues."""
+    name = sender.driver.fresh("cpp")
+    sender.create_topic(name, 2)
+    wait_until(lambda: has_route(cluster, name), "the route", 10)
+    return name
+
+
+def bodies(messages: list[Json]) -> list[str]:
+    """The bodies, sorted."""
+    return sorted(message["body"] for message in messages)
+
+
+def test_what_it_sends_java_reads(cpp: Cpp, java: Driver, cluster: Cluster, topic: str) -> None:
+    """Each way of sending.
+
+    Tags, keys and properties; ids and offsets of the results are those of the messages.
+    """
+    results = cpp.produce(
+        {"topic": topic, "body": "sync 内容", "tags": "T", "keys": "k1", "props": {"colour": "blau"}},
+        {"topic": topic, "body": "async", "mode": "async"},
+        {"topic": topic, "body": "oneway", "mode": "oneway"},
+        {"topic": topic, "body": "orderly", "mode": "orderly", "shard": 1},
+        {"topic": topic, "size": 1 << 20},
+    )
+    assert [result.get("status") for result in results] == ["OK", "OK", None, "OK", "OK"]
+    with java.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
+        received = consumer.received(5)
+    assert len(received) == 5
+    by_body: dict[str, Any] = {message.get("body", "big"): message for message in received}
+    first = by_body["sync 内容"]
+    assert (first["tags"], first["keys"], first["props"]["colour"]) == ("T", "k1", "blau")
+    assert first["msgId"] == results[0]["id"]
+    assert first["offset"] == results[0]["offset"]
+    assert by_body["orderly"]["queue"] == 1
+    assert by_body["big"]["size"] == 1 << 20
+
+
+def test_its_batches(cpp: Cpp, java: Driver, cluster: Cluster, topic: str, target: str) -> None:
+    """It marks a batch by batch=1 where Java writes true; the messages come out one by one all the same."""
+    if target != OURS:
+        pytest.skip("an official broker takes only `true` for true, and stores the whole batch as one message")
+    messages = [{"topic": topic, "body": f"batch {n}", "keys": f"b{n}"} for n in range(3)]
+    assert [result["status"] for result in cpp.produce({"mode": "batch", "batch": messages})] == ["OK"]
+    with java.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
+        received = sorted(consumer.received(3), key=lambda message: str(message["body"]))
+    assert [{key: message[key] for key in ("topic", "body", "keys")} for message in received] == messages
+
+
+def test_a_topic_is_made_by_its_first_message(cpp: Cpp, cluster: Cluster, java: Driver) -> None:
+    """It asks for TBW102's route like any other client."""
+    name = java.fresh("cpp-auto")
+    (result,) = cpp.produce({"topic": name, "body": "first"})
+    assert result["status"] == "OK"
+    wait_until(lambda: has_route(cluster, name), "the route", 10)
+
+
+def test_what_java_sends_it_reads(cpp: Cpp, sender: Producer, topic: str) -> None:
+    """A push consumer of the C++ client gets bodies, compressed ones too, with tags, keys and properties."""
+    with cpp.consume(topic, "cpp-reads") as received:
+        sender.send(topic, "内容", tags="T", keys="k", props={"colour": "blau"})
+        sender.send(topic, size=100_000, seed=7)
+        sender.send_many(topic, "m", 20)
+        wait_until(lambda: len(received()) >= 22, "the messages", 40)
+        by_size = {message["size"]: message for message in received()}
+        assert 100_000 in by_size
+        (first,) = [message for message in received() if message["body"] == "内容"]
+        assert (first["tags"], first["keys"], first["colour"]) == ("T", "k", "blau")
+        assert {f"m{n}" for n in range(20)} <= set(bodies(received()))
+
+
+def test_tag_expression(cpp: Cpp, sender: Producer, topic: str) -> None:
+    """Filtering by tags works for it, at the broker and at the client."""
+    with cpp.consume(topic, "cpp-tags", "A || B") as received:
+        for tag in ("A", "C", "B", "none", "A"):
+            sender.send(topic, f"tag {tag}", tags=tag, select=0)
+        wait_until(lambda: len(received()) >= 3, "the messages", 40)
+        assert bodies(received()) == ["tag A", "tag A", "tag B"]
+
+
+def test_offsets_survive_the_consumer(cpp: Cpp, sender: Producer, topic: str) -> None:
+    """A group that comes back goes on where it stopped."""
+    with cpp.consume(topic, "cpp-again") as received:
+        sender.send_many(topic, "before", 10)
+        wait_until(lambda: len(received()) >= 10, "the messages", 40)
+    with cpp.consume(topic, "cpp-again") as received:
+        sender.send_many(topic, "after", 10)
+        wait_until(lambda: len(received()) >= 10, "the messages", 40)
+        assert bodies(received()) == sorted(f"after{n}" for n in range(10))
+
+
+def test_orderly_consumer(cpp: Cpp, sender: Producer, topic: str) -> None:
+    """It locks its queues at the broker, and each queue's messages come in order."""
+    for number in range(20):
+        sender.send(topic, f"m{number:02}", select=number % 2)
+    with cpp.consume(topic, "cpp-orderly", how="orderly") as received:
+        sender.send(topic, "end", select=0)
+        wait_until(lambda: len(received()) >= 21, "the messages", 60)
+        for queue in (0, 1):
+            ordered = [m["body"] for m in received() if m["queue"] == queue and m["body"] != "end"]
+            assert ordered == [f"m{number:02}" for number in range(queue, 20, 2)]
+
+
+def test_it_shares_a_group_with_java(cpp: Cpp, java: Driver, cluster: Cluster, sender: Producer, topic: str) -> None:
+    """The broker tells either of the other; they divide the queues and each message is read once."""
+    with java.push(cluster.namesrv_addr, topic, group="cpp-and-java", where="FIRST_OFFSET") as consumer:
+        wait_until(lambda: len(consumer.assigned(topic)) == 2, "the first assignment", 30)
+        with cpp.consume(topic, "cpp-and-java") as received:
+            wait_until(lambda: len(consumer.assigned(topic)) == 1, "the rebalance", 5)
+            sender.send_many(topic, "m", 40)
+            wait_until(lambda: len(consumer.received()) + len(received()) >= 40, "the messages", 40)
+            assert set(bodies(consumer.received() + received())) == {f"m{n}" for n in range(40)}
+            assert received()
