@@ -216,6 +216,14 @@ def test_batch_above_the_limit(bench: Bench) -> None:
     assert caught.value.code == ResponseCode.MESSAGE_ILLEGAL
 
 
+def test_batch_that_would_take_far_more_than_it_brings(bench: Bench) -> None:
+    items = [BatchItem(0, b"x", b"")] * 20
+    assert len(batch(bench, items)) == 20
+    with pytest.raises(Refused, match="the limit is 4000") as caught:
+        batch(bench, items, properties="a\x01" + "b" * 200)
+    assert caught.value.code == ResponseCode.MESSAGE_ILLEGAL
+
+
 def test_properties_without_name_or_value_are_dropped() -> None:
     assert split_properties("a\x011\x02\x02c\x01\x02\x01d\x02b\x01x\x01y\x02junk") == {"a": "1", "b": "x\x01y"}
 

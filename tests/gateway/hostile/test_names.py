@@ -40,7 +40,7 @@ TOO_LONG_TOPIC = "a" * 128
 TOO_LONG_GROUP = "a" * 256
 TEMPLATES = frozenset({"defaultTopic", "c"})  # only looked up: an illegal one is an unknown one
 LOCK, UNLOCK = 41, 42
-UPDATE_GROUP, UPDATE_GROUPS, UPDATE_TOPICS = 200, 225, 224
+UPDATE_GROUP, UPDATE_GROUPS, UPDATE_TOPICS = 200, 225, 18
 CHECK_CLIENT_CONFIG = 46
 REGISTER_TOPIC = 217
 
@@ -49,6 +49,7 @@ def assert_refused(answer: Received, what: str) -> None:
     """Refused on purpose: not by an exception that somebody forgot."""
     assert answer.code not in (0, None), f"{what}: {answer}"
     assert answer.remark, f"{what}: {answer}"
+    assert "not supported" not in answer.remark, f"{what}: {answer}"
     assert "Error:" not in answer.remark, f"{what}: {answer}"
     assert len(answer.remark) <= 4096
 
