@@ -22,7 +22,7 @@ import structlog
 from protocol.options import OptionError
 from store.checkindex import IndexChecker
 from store.checkqueues import QueueChecker
-from store.checkstate import check_checkpoint, check_offsets, check_tables, configured_topics
+from store.checkstate import check_checkpoint, check_offsets, check_tables, configured_topics, known_queues
 from store.consumequeue import ConsumeQueues
 from store.dispatch import DelayLevels, Dispatcher
 from store.engine import MessageStore
@@ -68,7 +68,7 @@ def check_main(argv: Sequence[str]) -> int:
         "--rebuild", action="store_true", help="make damaged consume queues and index again from the commitlog"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    words = parser.parse_args(argv)
+    words = parser.parse_intermixed_args(argv)
     progress = make_progress(sys.stderr, quiet=words.quiet)
     fs = FileSystem()
     try:
@@ -179,7 +179,13 @@ def look(options: StoreOptions, fs: FileSystem, progress: Progress) -> Report:
             findings.damage(damage.file, damage.reason, None if damage.position < 0 else damage.position)
         else:
             findings.note(damage.file, damage.reason, None if damage.position < 0 else damage.position)
-    queue_checker = QueueChecker(queues, QueueFiles(f"{root}/consumequeue", size, fs, 1), findings)
+    queue_checker = QueueChecker(
+        queues,
+        QueueFiles(f"{root}/consumequeue", size, fs, 1),
+        findings,
+        extended=fs.stat(f"{root}/consumequeue_ext") is not None,
+        known=None if aborted else known_queues(root, fs),
+    )
     index_checker = _index_checker(options, log_begin, aborted, fs, report, progress)
     dispatcher = Dispatcher(
         queue_checker, index_checker, DelayLevels(options.message_delay_level), log.read, log.file_size

@@ -109,22 +109,18 @@ class IndexChecker:
         demanded = [self._hashes.slowly(topic, key) for key in keys]
         self.keys += len(demanded)
         self._skip_to(physical_offset)
-        found: list[int] = []
+        found: dict[int, tuple[IndexFile, int]] = {}
         while self._next is not None and self._next[3] == physical_offset:
             file, number, key_hash, _, time = self._next
-            found.append(key_hash)
+            found[key_hash] = (file, number)
             if number > 1 and not -_SECOND < store_timestamp - time < 2 * _SECOND:
                 self._damage(file, number, f"its time is {time}, the record's is {store_timestamp}")
             self._next = next(self._entries, None)
-        if found == demanded:
-            return
-        lacking = len(set(demanded) - set(found))
+        lacking = len(set(demanded) - found.keys())
         if lacking:
             self._lack(physical_offset, lacking)
-        if set(found) - set(demanded):
-            self.bad = True
-            file = self._files[-1] if self._next is None else self._next[0]
-            self._findings.damage(file.path, f"an entry for log offset {physical_offset} has no key of that record")
+        for key_hash in found.keys() - set(demanded):
+            self._damage(*found[key_hash], f"the record at log offset {physical_offset} has no such key")
 
     def _skip_to(self, physical_offset: int) -> None:
         """Entries in front of a record: of deleted records, or of none."""

@@ -9,7 +9,7 @@ difference counts only when the walk is over and the numbering did not begin aga
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from store.consumequeue import ConsumeQueues
 from store.findings import Findings
@@ -43,7 +43,21 @@ class _Expected:
 class QueueChecker:
     """Takes the place of ``ConsumeQueues`` under a ``Dispatcher``: every ``put`` is a demand."""
 
-    def __init__(self, queues: ConsumeQueues, files: QueueFiles, findings: Findings) -> None:
+    def __init__(
+        self,
+        queues: ConsumeQueues,
+        files: QueueFiles,
+        findings: Findings,
+        *,
+        extended: bool,
+        known: Mapping[tuple[str, int], int] | None,
+    ) -> None:
+        """``extended``: tags codes may be addresses in consumequeue_ext.
+
+        ``known``: the queues in our own manifest with the offset that each had reached; None without one.
+        """
+        self._extended = extended
+        self._known = known
         self._queues = queues
         self._files = files
         self._findings = findings
@@ -104,7 +118,7 @@ class QueueChecker:
             unit = found[index] if index < len(found) else None
             if unit == demanded:
                 continue
-            if unit is not None and unit[:2] == demanded[:2] and unit[2] <= _EXTENDED:
+            if unit is not None and unit[:2] == demanded[:2] and self._extended and unit[2] <= _EXTENDED:
                 continue
             expected.differences += 1
             if expected.difference is None:
@@ -125,6 +139,13 @@ class QueueChecker:
         for queue in self._queues:
             if queue.name not in self._expected and queue.max_physical_end > log_begin:
                 self._damage(queue, queue.max_offset - 1, "no record of the log belongs to this queue")
+        for name, reached in (self._known or {}).items():
+            if reached and name not in self._expected and self._queues.queue(*name) is None:
+                self.bad.add(name)
+                directory = self._files.directory(*name)
+                self._findings.damage(
+                    directory, f"missing; its messages are deleted, and it had reached offset {reached}"
+                )
 
     def _damage(self, queue: ConsumeQueue, offset: int, text: str) -> None:
         self.bad.add(queue.name)
@@ -136,10 +157,10 @@ class QueueChecker:
     def _missing(self, topic: str, queue_id: int, expected: _Expected, topics: Container[str] | None) -> None:
         directory = self._files.directory(topic, queue_id)
         count = expected.next - expected.first
-        if topics is not None and topic not in topics and not topic.startswith(_SYSTEM):
-            self._findings.note(
-                directory, f"missing, as the topic is not configured; the log has {count} messages of it"
-            )
+        configured = topics is None or topic in topics or topic.startswith(_SYSTEM)
+        if not configured or (self._known is not None and (topic, queue_id) not in self._known):
+            why = "it was deleted" if configured else "the topic is not configured"
+            self._findings.note(directory, f"missing, as {why}; the log has {count} messages of this queue")
             return
         self.bad.add((topic, queue_id))
         self._findings.damage(directory, f"missing; the log has {count} messages of this queue")

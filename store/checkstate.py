@@ -12,6 +12,8 @@ from protocol.javajson import Reader
 from store.checkpoint import Times
 from store.files import FileSystem
 from store.findings import Findings
+from store.manifest import FILE as MANIFEST
+from store.manifest import Manifest
 from store.queue import ConsumeQueue
 
 _DAY_MS = 86_400_000
@@ -80,6 +82,16 @@ def configured_topics(root: str, fs: FileSystem) -> frozenset[str] | None:
         if isinstance(table, dict):
             return frozenset(table)
     return None
+
+
+def known_queues(root: str, fs: FileSystem) -> dict[tuple[str, int], int] | None:
+    """The queues of our manifest with their ends; None if no broker of ours was here last."""
+    data = read_file(fs, f"{root}/{MANIFEST}")
+    try:
+        manifest = msgspec.json.decode(data or b"", type=Manifest)
+    except msgspec.DecodeError:
+        return None
+    return {(queue.topic, queue.queue_id): queue.max_offset for queue in manifest.queues}
 
 
 def check_offsets(root: str, fs: FileSystem, queues: Iterable[ConsumeQueue], findings: Findings) -> None:
