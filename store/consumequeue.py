@@ -21,7 +21,8 @@ Offsets of replayed records
     below the end        ignored if the same unit stands there; a blank is filled in; else an anomaly: the unit
                          of the earlier record stays, unless ``unit_is_true`` says that it was never right
     above the end        an empty queue begins there (blank units in front); otherwise blank units fill the gap and
-                         it is an anomaly, because messages are missing; a gap above one file is refused
+                         it is an anomaly, because messages are missing; a gap wider than one file and than the
+                         log between the two records could hold is refused
 The official broker (ConsumeQueue.putMessagePositionInfo) ignores what is below and appends what is above at the
 wrong place, which shifts every later offset; that is the one thing not copied.
 """
@@ -33,6 +34,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from protocol.message import MIN_RECORD_BYTES
 from store.files import FileSystem
 from store.queue import Boundary, ConsumeQueue
 from store.queuefiles import (
@@ -60,6 +62,7 @@ UnitCheck = Callable[[str, int, int, int, int], bool]
 
 _pack_unit = UNIT.pack
 _MAX_ANOMALIES = 1000
+_BLANKS_AT_ONCE = 65_536
 _HIGHEST_OFFSET = (1 << 62) // UNIT_SIZE
 
 
@@ -233,11 +236,18 @@ class ConsumeQueues:
     def _reach(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int) -> bool:
         """Bring the end of the queue up to an offset above it. False: too far, nothing was changed."""
         gap = queue_offset - queue.max_offset
-        if gap * UNIT_SIZE > self._files.file_size:
+        # So many records may have been lost between the two, if a part of the log is gone.
+        possible = (physical_offset - queue.max_physical_end) // MIN_RECORD_BYTES
+        if gap > max(possible, self._files.file_size // UNIT_SIZE):
             self._note("implausible", queue, queue_offset, physical_offset, size)
             return False
         self._note("gap", queue, queue_offset, physical_offset, size)
-        self._writer.append(queue, BLANK_UNIT * gap, physical_offset)
+        while gap:
+            step = min(gap, _BLANKS_AT_ONCE)
+            self._writer.append(queue, BLANK_UNIT * step, physical_offset)
+            gap -= step
+            if self.wants_write:
+                self.write_pending()
         return True
 
     def _note(

@@ -160,13 +160,11 @@ class Scanner:
             if not isinstance(record, Record):
                 reason = record
                 break
-            if (
-                self._after_power_loss
-                and (b"\0" in record.properties or b"\0" in record.topic)
-                and _has_lost_sector(data, position, total, record, begin % self._file_size)
-            ):
-                reason = "a part of topic or properties is gone"
-                break
+            if self._after_power_loss and (b"\0" in record.properties or b"\0" in record.topic):
+                lost = _has_lost_sector(data, position, total, record, begin % self._file_size)
+                if lost or self._ends_in_zeros(record):
+                    reason = "a part of topic or properties is gone"
+                    break
             records.append(record)
             position += total
         self.offset = begin + position
@@ -174,6 +172,11 @@ class Scanner:
             self._end(reason)
         # A record that only began behind other ones is read again from its own begin.
         return wanted if position == 0 else 0
+
+    def _ends_in_zeros(self, record: Record) -> bool:
+        """Whether the log seems to have been cut inside this record: from its last bytes on it is zero."""
+        text = record.properties or record.topic
+        return text.endswith(b"\0") and not any(self._read(record.physical_offset + record.size, 8))
 
     def _skip_filler(self, offset: int, file_end: int) -> int:
         if self._cut_short(file_end):
