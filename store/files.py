@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from store.errors import StoreLocked
+from store.memory import physical_memory
 
 StrPath = str | os.PathLike[str]
 
@@ -209,8 +210,8 @@ class FileSystem:
         return DiskUsage((figures.f_blocks - figures.f_bfree) * block, figures.f_bavail * block)
 
     def physical_memory(self) -> int:
-        """Bytes of memory of the machine, which decide what counts as being in memory."""
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        """Bytes of memory of the machine or container, which decide what counts as being in memory."""
+        return physical_memory()
 
     def lock(self, path: StrPath) -> int | None:
         """Open the file and take the lock that Java's FileLock takes: a POSIX record lock on byte 0.
