@@ -1,13 +1,14 @@
 """Broker: what the handlers work with. A record of collaborators, not a god: no behaviour of its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.broker.clients import ClientTable
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
+from gateway.broker.offsetmoved import OffsetMoved
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.pulls import ParkedPulls
 from gateway.broker.registration import Registration
@@ -46,3 +47,4 @@ class Broker:
     stats: BrokerStats
     connections: ConnectionTable
     now_ms: Callable[[], int]
+    offset_moved: OffsetMoved = field(default_factory=OffsetMoved)

@@ -2,7 +2,13 @@
 
 The order of the checks and the meaning of each code are those of PullMessageProcessor (spec/remoting.md 5.4,
 spec/store.md 8). A pull that finds nothing and may wait is parked; a pull whose data is not in memory reads in a
-thread. `suggestWhichBrokerId` tells a consumer that reads far behind to go on at a slave, if that is switched on.
+thread.
+
+`suggestWhichBrokerId` is where the consumer's next pull of this queue goes. A master says 0 unless slaveReadEnable
+lets it send a consumer whose last message was written longer ago than memory reaches
+(accessMessageInMemoryMaxRatio) to the slave that its group names; the group's other number brings it back when it
+has caught up. A slave judges by the same rule with its own log and memory, and sends whoever asks for an offset that
+it has not got back to the master, which may have it.
 """
 
 from functools import partial
@@ -21,6 +27,8 @@ from store.options import BrokerRole
 
 routes = Routes()
 
+ALONE_PAUSE_MS = 1000
+
 _CODES = {
     GetStatus.FOUND: ResponseCode.SUCCESS,
     GetStatus.NO_MATCHED_MESSAGE: ResponseCode.PULL_RETRY_IMMEDIATELY,
@@ -33,6 +41,8 @@ _CODES = {
     GetStatus.NO_MESSAGE_IN_QUEUE: ResponseCode.PULL_OFFSET_MOVED,
 }
 _EMPTY_QUEUE = (GetStatus.NO_MATCHED_LOGIC_QUEUE, GetStatus.NO_MESSAGE_IN_QUEUE)
+_AFTER_SCAN = (GetStatus.FOUND, GetStatus.NO_MATCHED_MESSAGE, GetStatus.MESSAGE_WAS_REMOVING)
+_CORRECTED = frozenset(GetStatus) - frozenset(_AFTER_SCAN)  # where the next offset is not the end of a scan
 
 
 @routes.handle
@@ -108,22 +118,23 @@ class Pull:
         )
 
     def _conclude(self, result: GetResult, may_wait: bool) -> Reply | Later:
-        code = self._code(result)
-        if code == ResponseCode.PULL_NOT_FOUND and may_wait and self._park():
-            return LATER
         request, broker = self._request, self._broker
+        code = self._code(result)
+        if may_wait and (
+            (code == ResponseCode.PULL_NOT_FOUND and self._park(request.suspend_timeout_millis))
+            or (code == ResponseCode.PULL_OFFSET_MOVED and self._is_alone and self._park(ALONE_PAUSE_MS))
+        ):
+            return LATER
         header = PullMessageReply(
             suggest_which_broker_id=self._suggest(result),
             next_begin_offset=result.next_offset,
             min_offset=result.min_offset,
             max_offset=result.max_offset,
         )
-        if broker.store_options.broker_role is BrokerRole.SLAVE and not broker.store_options.offset_check_in_slave:
-            if code == ResponseCode.PULL_OFFSET_MOVED:
-                code = ResponseCode.PULL_RETRY_IMMEDIATELY
-                header.suggest_which_broker_id = self._group.broker_id
-            if result.status is not GetStatus.FOUND and result.status not in _AFTER_SCAN:
-                header.next_begin_offset = request.queue_offset
+        if self._leaves_offsets_alone and result.status in _CORRECTED:
+            header.next_begin_offset = request.queue_offset
+        if code == ResponseCode.PULL_OFFSET_MOVED:
+            code = self._moved(header)
         broker.stats.pull_answered(result.count)
         if code == ResponseCode.SUCCESS:
             broker.metrics.messages_delivered(request.topic, request.consumer_group, result.count, result.size)
@@ -140,9 +151,30 @@ class Pull:
             return 0
         return self._group.which_broker_when_consume_slowly if result.fell_behind_memory else self._group.broker_id
 
-    def _park(self) -> bool:
+    @property
+    def _leaves_offsets_alone(self) -> bool:
+        """A slave may lack what its master has, so unless it is told to it corrects nobody's offset."""
+        options = self._broker.store_options
+        return options.broker_role is BrokerRole.SLAVE and not options.offset_check_in_slave
+
+    @property
+    def _is_alone(self) -> bool:
+        """A slave without its master: whoever it sends there comes back at once, so it had better not hurry."""
+        return self._leaves_offsets_alone and not self._broker.replication.locator.linked
+
+    def _moved(self, header: PullMessageReply) -> ResponseCode:
+        """The offset is not there: a slave sends the consumer to its master, a master notes the event."""
+        if self._leaves_offsets_alone:
+            header.suggest_which_broker_id = self._group.broker_id
+            return ResponseCode.PULL_RETRY_IMMEDIATELY
+        if self._broker.store_options.broker_role is not BrokerRole.SLAVE:  # whose log is its master's to write
+            self._broker.offset_moved.note(self._broker, self._request, header.next_begin_offset)
+        return ResponseCode.PULL_OFFSET_MOVED
+
+    def _park(self, wait_ms: int) -> bool:
         request, options = self._request, self._broker.options
-        wait_ms = request.suspend_timeout_millis if options.long_polling_enable else options.short_polling_time_mills
+        if not options.long_polling_enable:
+            wait_ms = options.short_polling_time_mills
         if wait_ms <= 0:
             return False
         return self._broker.pulls.park(
@@ -154,9 +186,6 @@ class Pull:
                 self.resume,
             )
         )
-
-
-_AFTER_SCAN = (GetStatus.NO_MATCHED_MESSAGE, GetStatus.MESSAGE_WAS_REMOVING)
 
 
 def _check(broker: Broker, call: Call[PullMessage] | Call[LitePullMessage]) -> SubscriptionGroupConfig:

@@ -33,6 +33,7 @@ class FakeConnection:
         self.reaction: Callable[[Command], Awaitable[Command]] | None = None
         self._nursery = nursery
         self._decoder = FrameDecoder()
+        self._on_close: list[Callable[[Any], None]] = []
         self._send, self.answers = trio.open_memory_channel[Command](1000)
 
     def post(self, *buffers: bytes) -> None:
@@ -52,8 +53,13 @@ class FakeConnection:
     def start_waiting(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         self._nursery.start_soon(function, *args)
 
+    def on_close(self, callback: Callable[[Any], None]) -> None:
+        self._on_close.append(callback)
+
     def close(self) -> None:
         self.closed = True
+        for callback in self._on_close:
+            callback(self)
 
 
 class Rig:
