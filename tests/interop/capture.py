@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.interop import raw
 from tests.interop.child import free_ports, wait_until
+from tests.interop.cpp import Cpp
 from tests.interop.driver import Driver, Producer
 from tests.interop.mqadmin import mqadmin
 from tests.interop.processes import PROJECT, Broker, Cluster
@@ -36,6 +37,8 @@ SMALL_STORE: Final[Mapping[str, Any]] = {
 }
 
 PULL_MESSAGE: Final = 11
+
+CPP: Final = "4.9.4-cpp"
 
 # The codes that are worth a file when they pass, and the file's name.
 NAMES: Final = {
@@ -439,6 +442,37 @@ def capture(name: str, scenario: Scenario) -> None:
             keep_store(master, DATA / "store" / scenario.server)
 
 
+def capture_cpp(name: str) -> None:
+    """The C++ client with 4.9.4 servers: its way of writing headers, heartbeats and lock requests."""
+    folder = DATA / "wire" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    with Cluster("4.9.4") as cluster:
+        namesrv = cluster.add_namesrv()
+        master = cluster.add_broker(**SMALL_STORE)
+        with (
+            Wiretap(master.address) as broker,
+            Wiretap(namesrv.address, {master.address.encode(): b"127.0.0.1:%d" % broker.port}) as names,
+        ):
+            recorder = Recorder(folder, [names, broker])
+            cpp = Cpp(cluster.folder, names.address)
+            message: dict[str, Any] = {"topic": "golden", "body": "内容", "tags": "TagA", "keys": "k"}
+            for step, code, sent in (
+                ("send-message", 10, {**message, "props": {"colour": "blue"}}),
+                ("send-message-batch", 10, {"mode": "batch", "batch": [message, message]}),
+                ("send-message-compressed", 10, {**message, "body": "abcd" * 2000}),
+            ):
+                recorder.step(step, code, partial(cpp.produce, sent))
+            for how in ("cluster", "orderly"):
+                _consume_cpp(cpp, how, message)
+            recorder.rest()
+
+
+def _consume_cpp(cpp: Cpp, how: str, message: dict[str, Any]) -> None:
+    with cpp.consume("golden", f"golden-{how}", "TagA || TagB", how) as received:
+        cpp.produce(message)
+        wait_until(lambda: bool(received()), "a message", 40)
+
+
 def keep_store(broker: Broker, folder: Path) -> None:
     """The stopped broker's whole store.
 
@@ -455,8 +489,11 @@ def keep_store(broker: Broker, folder: Path) -> None:
 
 def main() -> None:
     """Runs the scenarios named on the command line, or all."""
-    for name in sys.argv[1:] or SCENARIOS:
-        capture(name, SCENARIOS[name])
+    for name in sys.argv[1:] or [*SCENARIOS, CPP]:
+        if name == CPP:
+            capture_cpp(name)
+        else:
+            capture(name, SCENARIOS[name])
         sys.stdout.write(f"{name}: done\n")
 
 

@@ -5,83 +5,34 @@ heartbeats with ordinals instead of names, no understanding of binary headers or
 fields.
 """
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from tests.interop import maven
-from tests.interop.child import Process, wait_until
+from tests.interop.child import wait_until
 from tests.interop.conftest import MakeDriver, give_up, has_route
+from tests.interop.cpp import Cpp, package
 from tests.interop.driver import Driver, Json, Producer
 from tests.interop.processes import OURS, Cluster
 
 pytestmark = pytest.mark.interop
 
-PROGRAM: Final = Path(__file__).resolve().parent / "clients" / "cpp_python.py"
-PACKAGE: Final = "rocketmq==0.4.4"
 
-
-@pytest.fixture(scope="module")
-def package() -> Path:
-    """The folder with the package, installed nowhere else."""
-
-    def install(folder: Path) -> None:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), PACKAGE]
-        maven.run_tool(command)
-
+@pytest.fixture(scope="module", autouse=True)
+def _package() -> None:
     try:
-        return maven.once("python-rocketmq-0.4.4", install)
+        package()
     except maven.Unavailable as error:
         give_up(str(error))
-        raise
-
-
-class Cpp:
-    """The C++ client at a cluster."""
-
-    def __init__(self, package: Path, folder: Path, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.folder = folder
-        self.env = {"PYTHONPATH": str(package), "HOME": str(folder)}  # it logs to ~/logs
-
-    def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(PROGRAM), *arguments]
-
-    def produce(self, *messages: Json) -> list[Json]:
-        """Sends the messages in one process and returns its results."""
-        arguments = ("produce", self.cluster.namesrv_addr, "cpp-producer", json.dumps(messages))
-        done = subprocess.run(
-            self._command(*arguments), env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-    @contextmanager
-    def consume(
-        self, topic: str, group: str, expression: str = "*", how: str = "cluster"
-    ) -> Iterator[Callable[[], list[Json]]]:
-        """A running push consumer; gives what it has received so far."""
-        arguments = ("consume", self.cluster.namesrv_addr, group, topic, expression, how)
-        process = Process(self._command(*arguments), self.folder, self.env, log=f"consumer-{group}")
-        try:
-            process.wait_line('"started"', 30)
-            yield lambda: [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
-            process.terminate()
-            assert '"stopped"' in process.output
-        finally:
-            process.kill()
 
 
 @pytest.fixture
-def cpp(package: Path, tmp_path: Path, cluster: Cluster) -> Cpp:
+def cpp(tmp_path: Path, cluster: Cluster) -> Cpp:
     """The C++ client at the shared cluster."""
-    return Cpp(package, tmp_path, cluster)
+    return Cpp(tmp_path, cluster.namesrv_addr)
 
 
 @pytest.fixture
