@@ -321,9 +321,9 @@ class CommitLog:
         if self.poison_reason is not None:
             raise StorePoisoned(self.poison_reason)
         if offset != self.end_offset:
-            if self._bases or offset % self.file_size or offset < 0:
+            if self.end_offset > self.start_offset or offset % self.file_size or offset < 0:
                 raise OffsetOutOfRange(offset, self.start_offset, self.end_offset)
-            self._start_writing_at(offset)
+            self._begin_at(offset)
         chunks: list[tuple[int, bytes]] = []
         view = memoryview(data)
         while view:
@@ -334,6 +334,15 @@ class CommitLog:
         if chunks:
             self._write(chunks)
         return self.end_offset
+
+    def _begin_at(self, offset: int) -> None:
+        """The empty log begins there; what was made ahead for another begin goes."""
+        with self._room_lock:
+            while self._bases:
+                path = self.path(self._bases.pop())
+                self._open.forget(path)
+                self._fs.unlink(path)
+            self._start_writing_at(offset)
 
     def _write(self, chunks: list[tuple[int, bytes]]) -> None:
         start, data = chunks[-1]
