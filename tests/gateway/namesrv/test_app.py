@@ -207,7 +207,7 @@ async def test_a_client_that_never_reads(options: Callable[..., NamesrvOptions])
     async with running(options()) as server:
         healthy, greedy = await server.peer(), await server.peer()
         await healthy.register(*(f"topic-with-a-long-name-{number}" for number in range(2000)))
-        with trio.move_on_after(1):
+        with trio.move_on_after(0.2):
             while True:
                 await greedy.stream.send_all(ask * 100)
         for _ in range(20):
