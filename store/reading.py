@@ -38,7 +38,7 @@ from store.queue import ConsumeQueue
 from store.queuefiles import BLANK_SIZE
 from store.scan import FIXED_PARTS, FIXED_V4
 
-SCAN_UNITS: Final = 800  # a pull looks at least at 16,000 bytes of its queue
+SCAN_UNITS: Final = 800  # a pull with a filter looks at 16,000 bytes of its queue at most
 SPAN_BYTES: Final = 256 << 10
 SPAN_GAP: Final = 16 << 10  # copying this much costs about as much as another system call
 FIRST_READ: Final = 4096
@@ -138,7 +138,9 @@ class Reader:
             badly = offset > high
             status = GetStatus.OFFSET_OVERFLOW_BADLY if badly else GetStatus.OFFSET_OVERFLOW_ONE
             return GetResult(status, high, low, high, [])
-        search = _Search(self, queue, offset, high, max(1, max_count), max_bytes, allow_cold)
+        is_filtered = matches is not None or properties_match is not None
+        scan = SCAN_UNITS if is_filtered else min(max(1, max_count), self._limits.count_memory)
+        search = _Search(self, queue, offset, high, scan, max(1, max_count), max_bytes, allow_cold)
         if not search.units:
             beyond = offset - offset % self._queue_file_units + self._queue_file_units
             return GetResult(GetStatus.OFFSET_FOUND_NULL, beyond, low, high, [])
@@ -240,12 +242,13 @@ class _Search:
         queue: ConsumeQueue,
         offset: int,
         high: int,
+        scan: int,
         max_count: int,
         max_bytes: int | None,
         allow_cold: bool,
     ) -> None:
         units_in_file = reader._queue_file_units
-        count = min(max(SCAN_UNITS, max_count), units_in_file - offset % units_in_file, high - offset)
+        count = min(scan, units_in_file - offset % units_in_file, high - offset)
         self.units = queue.slice(offset, count, nowait=not allow_cold)
         self._reader = reader
         self._limits = reader._limits
