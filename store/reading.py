@@ -139,7 +139,7 @@ class Reader:
             status = GetStatus.OFFSET_OVERFLOW_BADLY if badly else GetStatus.OFFSET_OVERFLOW_ONE
             return GetResult(status, high, low, high, [])
         is_filtered = matches is not None or properties_match is not None
-        scan = SCAN_UNITS if is_filtered else min(max(1, max_count), self._limits.count_memory)
+        scan = SCAN_UNITS if is_filtered else min(max(1, max_count), self._limits.count_memory) + 1
         search = _Search(self, queue, offset, high, scan, max(1, max_count), max_bytes, allow_cold)
         if not search.units:
             beyond = offset - offset % self._queue_file_units + self._queue_file_units
