@@ -351,7 +351,7 @@ class KeyIndex:
         if trusted is not None:
             for file in reversed(self.files):
                 # A full file's slots may have reached the disk before its header, so they are compared too.
-                if file.end_offset < trusted and file.slots_agree():
+                if file.count > 1 and file.end_offset < trusted and file.slots_agree():
                     if file is not self._current:
                         file.table = None
                     break
@@ -363,6 +363,9 @@ class KeyIndex:
                     self._old.remove(file)
                     self._rolled.insert(0, file)
         self.truncate_from_physical(log_end)
+        if trusted is not None and self._current is not None:
+            # The process before may have written or made the file and ended before it was safe.
+            self._current.unsaved = self._new_directory_entry = True
         return self._next_offset
 
     def _drop_after(self, file: IndexFile) -> None:

@@ -106,6 +106,12 @@ class QueueWriter:
         """A cut is unsafe like an append: what was cut off must not come back after power loss."""
         self._mark(queue, queue.max_physical_end)
 
+    def doubt(self, queue: ConsumeQueue) -> None:
+        """Nobody knows whether the queue's files, as they are, are on disk: the next flush makes them so."""
+        directory = self._files.directory(queue.topic, queue.queue_id)
+        self._files.made_directories.update((directory, directory.rpartition("/")[0], self._files.root))
+        self._mark(queue, queue.max_physical_end)
+
     def _mark(self, queue: ConsumeQueue, physical_offset: int) -> None:
         self._dirty[queue] = min(self._dirty.get(queue, physical_offset), physical_offset)
 
