@@ -33,12 +33,14 @@ from store.index import KeyIndex
 from store.options import StoreOptions
 from store.progress import Progress, make_progress
 from store.queuefiles import QueueFiles, file_base
+from store.queueload import bisect
 from store.recovery import LogFiles, find_record_in_files
 from store.scan import Scanner
 
 GOOD, DAMAGED, NOT_CHECKED = 0, 1, 2
 _SAMPLED_QUEUES = 200
 _OPEN_FILES = 64
+_END_STEP = 1 << 20
 
 
 class Report:
@@ -235,7 +237,7 @@ def _index_checker(
 def _walk(log: LogFiles, dispatcher: Dispatcher, report: Report, aborted: bool, progress: Progress) -> int:
     """Every record of the log; returns where the log ends."""
     begin = log.bases[0] if log.bases else 0
-    total = sum(log.sizes.values())
+    total = _data_end(log) - begin
     at: int | None = begin
     end = begin
     while at is not None:
@@ -250,6 +252,16 @@ def _walk(log: LogFiles, dispatcher: Dispatcher, report: Report, aborted: bool, 
         reason = scanner.stop.reason if scanner.stop is not None else None
         at = _behind(log, end, reason, report.findings, aborted)
     return end
+
+
+def _data_end(log: LogFiles) -> int:
+    """About where the data of the last file ends, for progress: it is written in order."""
+    if not log.bases:
+        return 0
+    base = log.bases[-1]
+    fd = log.open.get(log.path(base)).fd
+    steps = range(0, log.sizes[base], _END_STEP)
+    return base + _END_STEP * bisect(0, len(steps), lambda at: log.fs.next_data(fd, steps[at]) is not None)
 
 
 def _behind(log: LogFiles, end: int, reason: str | None, findings: Findings, aborted: bool) -> int | None:
