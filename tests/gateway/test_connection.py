@@ -68,10 +68,11 @@ async def connected(state: State) -> AsyncIterator[tuple[Stream, Connection]]:
 
 
 async def answers(stream: Stream, count: int) -> list[Command]:
-    decoder, commands = FrameDecoder(), []
+    decoder = FrameDecoder()
+    commands: list[Command] = []
     with trio.fail_after(5):
         while len(commands) < count:
-            commands += decoder.receive(await stream.receive_some(65536))
+            commands += decoder.receive(bytes(await stream.receive_some(65536)))
     return commands
 
 

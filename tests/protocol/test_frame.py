@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.command import Command, encode
-from protocol.frame import FRAME, MAX_FRAME_BYTES, MAX_RECEIVED_HEADER_BYTES, FrameDecoder
+from protocol.command import MAX_FRAME_BYTES, Command, encode
+from protocol.frame import FRAME, MAX_RECEIVED_HEADER_BYTES, FrameDecoder
 
 FRAMES = [encode(Command(code, code, fields={"k": "v" * code}, body=b"x" * code)) for code in (1, 30, 5)]
 

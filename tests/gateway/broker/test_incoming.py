@@ -205,9 +205,8 @@ def test_batch_items_share_the_envelope(bench: Bench) -> None:
 def test_malformed_batches_are_illegal(bench: Bench, body: bytes) -> None:
     with pytest.raises((Refused, RemoteProtocolError)) as caught:
         batch(bench, [], body)
-    error = caught.value
-    code = error.code if isinstance(error, Refused) else error.response_code
-    assert code == ResponseCode.MESSAGE_ILLEGAL
+    error: Any = caught.value
+    assert (error.code if isinstance(error, Refused) else error.response_code) == ResponseCode.MESSAGE_ILLEGAL
 
 
 def test_batch_above_the_limit(bench: Bench) -> None:
