@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from tests.interop import raw
+from tests.interop import external, raw
 from tests.interop.child import free_ports, wait_until
-from tests.interop.cpp import Cpp
 from tests.interop.driver import Driver, Producer
 from tests.interop.mqadmin import mqadmin
 from tests.interop.processes import PROJECT, Broker, Cluster
@@ -454,7 +453,7 @@ def capture_cpp(name: str) -> None:
             Wiretap(namesrv.address, {master.address.encode(): b"127.0.0.1:%d" % broker.port}) as names,
         ):
             recorder = Recorder(folder, [names, broker])
-            cpp = Cpp(cluster.folder, names.address)
+            cpp = external.cpp(cluster.folder, names.address)
             message: dict[str, Any] = {"topic": "golden", "body": "内容", "tags": "TagA", "keys": "k"}
             for step, code, sent in (
                 ("send-message", 10, {**message, "props": {"colour": "blue"}}),
@@ -462,13 +461,13 @@ def capture_cpp(name: str) -> None:
                 ("send-message-compressed", 10, {**message, "body": "abcd" * 2000}),
             ):
                 recorder.step(step, code, partial(cpp.produce, sent))
-            for how in ("cluster", "orderly"):
+            for how in ([], ["orderly"]):
                 _consume_cpp(cpp, how, message)
             recorder.rest()
 
 
-def _consume_cpp(cpp: Cpp, how: str, message: dict[str, Any]) -> None:
-    with cpp.consume("golden", f"golden-{how}", "TagA || TagB", how) as received:
+def _consume_cpp(cpp: external.External, how: list[str], message: dict[str, Any]) -> None:
+    with cpp.consume("golden", f"golden-{len(how)}", "TagA || TagB", *how) as received:
         cpp.produce(message)
         wait_until(lambda: bool(received()), "a message", 40)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.interop import maven
+from tests.interop import external, maven
 from tests.interop.child import wait_until
 from tests.interop.conftest import MakeDriver, give_up, has_route
-from tests.interop.cpp import Cpp, package
 from tests.interop.driver import Driver, Json, Producer
+from tests.interop.external import External
 from tests.interop.processes import OURS, Cluster
 
 pytestmark = pytest.mark.interop
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.interop
 @pytest.fixture(scope="module", autouse=True)
 def _package() -> None:
     try:
-        package()
+        external.cpp_package()
     except maven.Unavailable as error:
         give_up(str(error))
 
 
 @pytest.fixture
-def cpp(tmp_path: Path, cluster: Cluster) -> Cpp:
+def cpp(tmp_path: Path, cluster: Cluster) -> External:
     """The C++ client at the shared cluster."""
-    return Cpp(tmp_path, cluster.namesrv_addr)
+    return external.cpp(tmp_path, cluster.namesrv_addr)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def bodies(messages: list[Json]) -> list[str]:
     return sorted(message["body"] for message in messages)
 
 
-def test_what_it_sends_java_reads(cpp: Cpp, java: Driver, cluster: Cluster, topic: str) -> None:
+def test_what_it_sends_java_reads(cpp: External, java: Driver, cluster: Cluster, topic: str) -> None:
     """Each way of sending.
 
     Tags, keys and properties; ids and offsets of the results are those of the messages.
@@ -87,7 +87,7 @@ def test_what_it_sends_java_reads(cpp: Cpp, java: Driver, cluster: Cluster, topi
     assert by_body["big"]["size"] == 1 << 20
 
 
-def test_its_batches(cpp: Cpp, java: Driver, cluster: Cluster, topic: str, target: str) -> None:
+def test_its_batches(cpp: External, java: Driver, cluster: Cluster, topic: str, target: str) -> None:
     """It marks a batch by batch=1 where Java writes true; the messages come out one by one all the same."""
     if target != OURS:
         pytest.skip("an official broker takes only `true` for true, and stores the whole batch as one message")
@@ -98,7 +98,7 @@ def test_its_batches(cpp: Cpp, java: Driver, cluster: Cluster, topic: str, targe
     assert [{key: message[key] for key in ("topic", "body", "keys")} for message in received] == messages
 
 
-def test_a_topic_is_made_by_its_first_message(cpp: Cpp, cluster: Cluster, java: Driver) -> None:
+def test_a_topic_is_made_by_its_first_message(cpp: External, cluster: Cluster, java: Driver) -> None:
     """It asks for TBW102's route like any other client."""
     name = java.fresh("cpp-auto")
     (result,) = cpp.produce({"topic": name, "body": "first"})
@@ -106,7 +106,7 @@ def test_a_topic_is_made_by_its_first_message(cpp: Cpp, cluster: Cluster, java: 
     wait_until(lambda: has_route(cluster, name), "the route", 10)
 
 
-def test_what_java_sends_it_reads(cpp: Cpp, sender: Producer, topic: str) -> None:
+def test_what_java_sends_it_reads(cpp: External, sender: Producer, topic: str) -> None:
     """A push consumer of the C++ client gets bodies, compressed ones too, with tags, keys and properties."""
     with cpp.consume(topic, "cpp-reads") as received:
         sender.send(topic, "内容", tags="T", keys="k", props={"colour": "blau"})
@@ -120,7 +120,7 @@ def test_what_java_sends_it_reads(cpp: Cpp, sender: Producer, topic: str) -> Non
         assert {f"m{n}" for n in range(20)} <= set(bodies(received()))
 
 
-def test_tag_expression(cpp: Cpp, sender: Producer, topic: str) -> None:
+def test_tag_expression(cpp: External, sender: Producer, topic: str) -> None:
     """Filtering by tags works for it, at the broker and at the client."""
     with cpp.consume(topic, "cpp-tags", "A || B") as received:
         for tag in ("A", "C", "B", "none", "A"):
@@ -129,7 +129,7 @@ def test_tag_expression(cpp: Cpp, sender: Producer, topic: str) -> None:
         assert bodies(received()) == ["tag A", "tag A", "tag B"]
 
 
-def test_offsets_survive_the_consumer(cpp: Cpp, sender: Producer, topic: str) -> None:
+def test_offsets_survive_the_consumer(cpp: External, sender: Producer, topic: str) -> None:
     """A group that comes back goes on where it stopped."""
     with cpp.consume(topic, "cpp-again") as received:
         sender.send_many(topic, "before", 10)
@@ -140,11 +140,11 @@ def test_offsets_survive_the_consumer(cpp: Cpp, sender: Producer, topic: str) ->
         assert bodies(received()) == sorted(f"after{n}" for n in range(10))
 
 
-def test_orderly_consumer(cpp: Cpp, sender: Producer, topic: str) -> None:
+def test_orderly_consumer(cpp: External, sender: Producer, topic: str) -> None:
     """It locks its queues at the broker, and each queue's messages come in order."""
     for number in range(20):
         sender.send(topic, f"m{number:02}", select=number % 2)
-    with cpp.consume(topic, "cpp-orderly", how="orderly") as received:
+    with cpp.consume(topic, "cpp-orderly", "*", "orderly") as received:
         sender.send(topic, "end", select=0)
         wait_until(lambda: len(received()) >= 21, "the messages", 60)
         for queue in (0, 1):
@@ -152,7 +152,9 @@ def test_orderly_consumer(cpp: Cpp, sender: Producer, topic: str) -> None:
             assert ordered == [f"m{number:02}" for number in range(queue, 20, 2)]
 
 
-def test_it_shares_a_group_with_java(cpp: Cpp, java: Driver, cluster: Cluster, sender: Producer, topic: str) -> None:
+def test_it_shares_a_group_with_java(
+    cpp: External, java: Driver, cluster: Cluster, sender: Producer, topic: str
+) -> None:
     """The broker tells either of the other; they divide the queues and each message is read once."""
     with java.push(cluster.namesrv_addr, topic, group="cpp-and-java", where="FIRST_OFFSET") as consumer:
         wait_until(lambda: len(consumer.assigned(topic)) == 2, "the first assignment", 30)

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from rocketmq import client, ffi  # type: ignore[import-not-found]  # only there when the tests run this program
+from rocketmq import client  # type: ignore[import-not-found]  # only there when the tests run this program
 
 
 def say(what: object) -> None:
@@ -72,11 +72,10 @@ def produce(namesrv: str, group: str, messages: str) -> None:
     producer.shutdown()
 
 
-def consume(namesrv: str, group: str, topic: str, expression: str, how: str) -> None:
+def consume(namesrv: str, group: str, topic: str, expression: str, how: str = "") -> None:
     """Prints what a push consumer is given until the process is asked to end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    model = ffi.MessageModel.BROADCASTING if how == "broadcast" else ffi.MessageModel.CLUSTERING
-    consumer = client.PushConsumer(group, orderly=how == "orderly", message_model=model)
+    consumer = client.PushConsumer(group, orderly=how == "orderly")
     consumer.set_namesrv_addr(namesrv)
     lock = threading.Lock()
 
