@@ -283,8 +283,23 @@ class ConsumeQueues:
         queue.min_offset = min(queue.min_offset, queue.max_offset)
         queue.max_physical_end = 0 if last is None else last[0] + last[1]
         self._writer.mark_cut(queue)
-        if last is None and queue.raw(offset - 1, 1) == BLANK_UNIT:
+        if last is None and queue.tail is None:
+            self._hold_place(queue)
+
+    def _hold_place(self, queue: ConsumeQueue) -> None:
+        """A queue became empty: its offset stays on disk, in front of it, and no file without a unit.
+
+        An official broker takes the first 20 bytes of a file for a unit whatever they are when it cuts its queues,
+        which it does at nearly every start; a file of zeros would give it a message that is none.
+        """
+        offset = queue.max_offset
+        if offset == 0:
+            self._files.remove_queue(queue.topic, queue.queue_id)
+            return
+        if queue.raw(offset - 1, 1) in (BLANK_UNIT, b""):
             self._writer.overwrite(queue, offset - 1, PLACE_UNIT, 0)
+        if offset * UNIT_SIZE % self._files.file_size == 0:
+            self._files.remove_file(self._files.path(queue.topic, queue.queue_id, offset * UNIT_SIZE))
 
     def truncate_from_physical(self, limit: int, *, mend_tails: bool = False) -> int:
         """Cut every queue at its first unit whose record begins at or above ``limit``; returns how many were cut.

@@ -131,17 +131,23 @@ class ConsumeQueue:
         left = right = -1
         left_time = right_time = -1
         while low <= high:
-            middle = (low + high) // 2
-            unit = self.unit(middle)
+            middle = at = (low + high) // 2
+            unit = self.unit(at)
+            if unit is not None and unit[1] == BLANK_SIZE:
+                at = self._after_blanks(middle, high + 1)
+                if at > high:
+                    high = middle - 1
+                    continue
+                unit = self.unit(at)
             time = -1 if unit is None else store_time_of(unit[0], unit[1])
             if time < 0:
                 return 0
             if time == timestamp and boundary == "NEAREST":
-                return middle
+                return at
             if time > timestamp or (time == timestamp and boundary == "LOWER"):
-                high, right, right_time = middle - 1, middle, time
+                high, right, right_time = middle - 1, at, time
             else:
-                low, left, left_time = middle + 1, middle, time
+                low, left, left_time = at + 1, at, time
         if boundary == "LOWER":
             return right if right >= 0 else self.max_offset
         if boundary == "UPPER":

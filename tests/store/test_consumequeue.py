@@ -548,6 +548,20 @@ class TestOffsetByTime:
             found = only(queues).offset_by_time(at, lambda offset, _: times[offset // RECORD], boundary)
             assert found - first in expected_by_time(times, at, boundary)
 
+    @pytest.mark.parametrize("boundary", ["NEAREST", "LOWER", "UPPER"])
+    @given(st.lists(st.booleans(), min_size=1, max_size=25), st.integers(-1, 30))
+    def test_blanks_of_gaps_are_no_answer(self, boundary: Boundary, present: list[bool], at: int) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            queues = open_queues(root, file_size=1000 * UNIT_SIZE)
+            for n, there in enumerate(present):
+                if there:
+                    queues.put("T", 0, n, n * RECORD, RECORD, n)
+            numbers = [n for n, there in enumerate(present) if there]
+            if numbers:
+                found = only(queues).offset_by_time(at, lambda offset, _: offset // RECORD, boundary)
+                ends = [*numbers, numbers[-1] + 1]
+                assert found in {ends[n] for n in expected_by_time(numbers, at, boundary)}
+
     def test_an_unreadable_record_gives_zero(self, tmp_path: Path) -> None:
         queues = open_queues(tmp_path)
         fill(queues, 5)
@@ -734,6 +748,27 @@ class TestCutting:
         queues.flush()
         assert units_of(only(loaded(tmp_path))) == units
         assert queues.verify(only(queues)) == []
+
+    @pytest.mark.parametrize("first", [0, 1, 9, 10, 15, 20])
+    @pytest.mark.parametrize("written", [False, True])
+    def test_an_empty_queue_keeps_its_offset_and_no_file_without_units(
+        self, tmp_path: Path, first: int, written: bool
+    ) -> None:
+        queues = open_queues(tmp_path)
+        for n in range(15):
+            queues.put("T", 0, first + n, 5000 + n * RECORD, RECORD, n)
+        queues.flush() if written else queues.write_pending(0)
+        queues.truncate_from_physical(0)
+        queues.flush()
+        assert all(any(file.read_bytes()[:UNIT_SIZE]) for file in tmp_path.rglob("0*") if file.is_file())
+        again = loaded(tmp_path, commitlog_min=5000)
+        assert again.damages == []
+        if first and written:
+            assert (only(again).min_offset, only(again).max_offset) == (first, first)
+            assert only(again).max_physical_end == 0
+        again.put("T", 0, first, 5000, RECORD, 0)
+        again.flush()
+        assert units_of(only(loaded(tmp_path))) == [(5000, RECORD, 0)]
 
     @settings(max_examples=150)
     @given(st.data())
