@@ -217,8 +217,21 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
     return overrides
 
 
+PROTECTIONS = ("aclEnable", "enableDLegerCommitLog", "authenticationEnabled", "authorizationEnabled")
+"""Keys that somebody relies on when they are true. There is nothing here that keeps what they promise."""
+
+
+def _refuse_protections(settings: Settings) -> None:
+    """A broker that was told to guard its topics or its log, and cannot, must not start as if it could."""
+    for key in PROTECTIONS:
+        text = settings.texts.get(key, "").strip()
+        if text.lower() == "true":
+            raise settings.error(OptionError(key, text, "this broker has no such protection; only false is allowed"))
+
+
 def _settle_identity(options: BrokerOptions, store_options: StoreOptions, settings: Settings) -> list[Remark]:
     """Role, id and the master's address must fit together, as in BrokerStartup of the official package."""
+    _refuse_protections(settings)
     if store_options.ha_master_address:
         try:
             (_,) = parse_addresses(store_options.ha_master_address)

@@ -7,6 +7,7 @@ import pytest
 from gateway.config import ConfigError
 from gateway.settings import (
     MAX_FILE_BYTES,
+    PROTECTIONS,
     load_both,
     load_broker,
     load_namesrv,
@@ -225,3 +226,10 @@ class TestSampleFiles:
         is_slave = configuration.store_options.broker_role is BrokerRole.SLAVE
         assert is_slave == file.stem.endswith("-s")
         assert configuration.store_options.file_reserved_time == 48
+
+
+@pytest.mark.parametrize("key", PROTECTIONS)
+def test_protection_that_is_not_there_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}"):
+        load_broker(None, {key: "true"})
+    load_broker(None, {key: "false"})
