@@ -228,6 +228,9 @@ class Router(Generic[S]):
             return
         header_class, handler, waits = route
         try:
+            if len(command.body) > header_class.max_body_bytes:
+                remark = f"a body of {len(command.body)} bytes, the limit is {header_class.max_body_bytes}"
+                raise Refused(ResponseCode.SYSTEM_ERROR, remark)
             header = command.typed_header(header_class)
             self._check(header)
         except (Refused, RemoteProtocolError) as refusal:

@@ -20,11 +20,19 @@ Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
+WHOLE_FRAME_BYTES = 16 << 20
+PROPERTIES_BYTES = 64 << 10  # three times a whole configuration; a text of escapes takes 0.1 s to read
+
+
 class Header(msgspec.Struct, rename="camel", kw_only=True, gc=False):
-    """Base of all typed headers; `code` and `reply` are set by `@request`."""
+    """Base of all typed headers; `code` and `reply` are set by `@request`.
+
+    `max_body_bytes` is what the body of such a request may have; what needs more, or takes longer to read, says so.
+    """
 
     code: ClassVar[RequestCode]
     reply: ClassVar[type["Header"] | None]
+    max_body_bytes: ClassVar[int] = 1 << 20
 
 
 H = TypeVar("H", bound=Header)

@@ -20,7 +20,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.javajson import Reader
 from protocol.jsonwriter import dumps
 
-MAX_INFLATED_BYTES: Final = 64 << 20  # 100,000 topics take less than 16 MiB
+MAX_INFLATED_BYTES: Final = 16 << 20  # as much as a frame; 100,000 topics take less
 
 _LENGTH: Final = struct.Struct(">i")
 _COMPRESSION_LEVEL: Final = 9

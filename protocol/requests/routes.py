@@ -1,7 +1,9 @@
 """What the name server is asked: registration, routes, topic lists, key-value settings (spec/remoting.md 4)."""
 
+from typing import ClassVar
+
 from protocol.codes import RequestCode
-from protocol.header import Header, Int32, Int64, request
+from protocol.header import PROPERTIES_BYTES, WHOLE_FRAME_BYTES, Header, Int32, Int64, request
 
 
 @request(RequestCode.PUT_KV_CONFIG)
@@ -52,6 +54,8 @@ class RegisterBrokerReply(Header):
 @request(RequestCode.REGISTER_BROKER, reply=RegisterBrokerReply)
 class RegisterBroker(Header):
     """`body_crc32` covers the body as sent, `& 0x7FFFFFFF`, 0 = unchecked; `compressed` tells which form it has."""
+
+    max_body_bytes: ClassVar[int] = WHOLE_FRAME_BYTES
 
     broker_name: str
     broker_addr: str
@@ -179,6 +183,8 @@ class GetHasUnitSubUnunitTopicList(Header):
 @request(RequestCode.UPDATE_NAMESRV_CONFIG)
 class UpdateNamesrvConfig(Header):
     """Java properties text as a body."""
+
+    max_body_bytes: ClassVar[int] = PROPERTIES_BYTES
 
 
 @request(RequestCode.GET_NAMESRV_CONFIG)

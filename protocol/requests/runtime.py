@@ -1,12 +1,16 @@
 """A broker's configuration, statistics and housekeeping."""
 
+from typing import ClassVar
+
 from protocol.codes import RequestCode
-from protocol.header import Header, Int64, request
+from protocol.header import PROPERTIES_BYTES, Header, Int64, request
 
 
 @request(RequestCode.UPDATE_BROKER_CONFIG)
 class UpdateBrokerConfig(Header):
     """Java properties text as a body."""
+
+    max_body_bytes: ClassVar[int] = PROPERTIES_BYTES
 
 
 class ConfigReply(Header):

@@ -6,11 +6,12 @@ the same attributes, so that a handler need not know which of them came in. Whet
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from msgspec import field
 
 from protocol.codes import RequestCode
-from protocol.header import Header, Int32, Int64, request
+from protocol.header import WHOLE_FRAME_BYTES, Header, Int32, Int64, request
 
 
 class SendMessageReply(Header):
@@ -75,10 +76,14 @@ class SendBatchMessage(SendMessageV2):
 class SendReplyMessage(SendMessage):
     """A consumer's answer to a producer's request, for the client that its REPLY_TO_CLIENT property names."""
 
+    max_body_bytes: ClassVar[int] = WHOLE_FRAME_BYTES
+
 
 @request(RequestCode.SEND_REPLY_MESSAGE_V2, reply=SendMessageReply)
 class SendReplyMessageV2(SendMessageV2):
     """`SendReplyMessage` under short names."""
+
+    max_body_bytes: ClassVar[int] = WHOLE_FRAME_BYTES
 
 
 @request(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT)

@@ -95,6 +95,15 @@ def test_bad_field_is_named() -> None:
     assert "queueId" in (reply.remark or "")
 
 
+def test_too_long_body_is_refused() -> None:
+    asked = request()
+    asked.body = bytes(GetMaxOffset.max_body_bytes)
+    assert run(router_of(None), asked)[0].code == ResponseCode.SUCCESS
+    asked.body += b"x"
+    (reply,) = run(router_of(None), asked)
+    assert (reply.code, reply.remark) == (1, "a body of 1048577 bytes, the limit is 1048576")
+
+
 def test_kept_call_is_answered_by_its_keeper() -> None:
     kept: list[Call[GetMaxOffset]] = []
     routes = Routes()

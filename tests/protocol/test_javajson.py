@@ -217,15 +217,15 @@ def test_typed_errors_name_the_type_and_the_member(text: str, what: str) -> None
 
 def test_a_text_without_end_takes_linear_time() -> None:
     """Searching again from each quote of it would take hours."""
-    with pytest.raises(RemoteProtocolError, match="not standard"):
-        bean_reader.decode(b'{"' + b'\\"' * 1_500_000)
+    with pytest.raises(RemoteProtocolError, match="expected"):
+        bean_reader.decode(b'{"' + b'\\"' * 200_000)
 
 
 def test_numeric_keys_are_quoted_up_to_the_limit_of_the_reader() -> None:
     text = b'{"secondName":"' + b"s" * MAX_TOLERANT_BYTES + b'","byNumber":{0:"a"}}'
-    assert bean_reader.decode(text).by_number == {0: "a"}
+    assert Reader(Bean, "Bean", quoted_bytes_limit=len(text)).decode(text).by_number == {0: "a"}
     with pytest.raises(RemoteProtocolError, match="not standard"):
-        Reader(Bean, "Bean", quoted_bytes_limit=MAX_TOLERANT_BYTES).decode(text)
+        bean_reader.decode(text)
 
 
 def test_pairs_become_an_object_with_object_keys() -> None:

@@ -26,7 +26,7 @@ from tests.gateway.hostile.rig import (
 from tests.gateway.hostile.samples import SAMPLE_TOPIC, samples
 
 ILLEGAL_MESSAGE = 13
-SEND_BATCH = 320
+SEND, SEND_BATCH = 10, 320
 MESSAGE_LIMIT = 4 << 20
 
 BROKEN: dict[str, bytes] = {
@@ -67,6 +67,24 @@ async def test_every_request_survives_a_broken_body(server: Server, kind: str) -
             started = trio.current_time()
             assert_meant(await client.ask(each.code, each.fields, BROKEN[kind]), f"{each} with {kind}")
             assert trio.current_time() - started < 2, f"{each} with {kind}"
+
+
+async def test_bodies_beyond_all_need_are_refused_unread(server: Server) -> None:
+    huge = {
+        "lines": b"a=b\n" * 4_000_000,
+        "quotes": b'"' * 16_000_000,
+        "topics": b'{"topicConfigList":[' + b",".join([b'{"topicName":"t"}'] * 500_000) + b"]}",
+    }
+    async with server.client() as client:
+        for each in samples(server):
+            if each.code in (SEND_V2, SEND_BATCH, SEND):
+                continue
+            for name, data in huge.items():
+                started = trio.current_time()
+                answer = await client.ask(each.code, each.fields, data)
+                assert answer.code == 1 or each.code == REGISTER_BROKER, f"{each} with {name}: {answer}"
+                assert_meant(answer, f"{each} with {name}")
+                assert trio.current_time() - started < 2, f"{each} with {name}"
 
 
 # ---- wrong types
@@ -119,7 +137,24 @@ NAMESRV_BODIES: dict[int, Any] = {
     322: VERSION,
     217: {"queueDatas": [{"brokerName": "x", "perm": 6, "readQueueNums": 1, "writeQueueNums": 1, "topicSysFlag": 0}]},
 }
-ODD = (None, True, -1, 2**31, 2**63, 10**400, 1.5, -1e308, "", "text", "9" * 400, [], {}, [[]], [None], {"a": {}})
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**31,
+    2**63,
+    10**400,
+    1.5,
+    -1e308,
+    "",
+    "text",
+    "9" * 400,
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {}},
+)
 
 
 def wrong(value: Any) -> Iterator[Any]:
