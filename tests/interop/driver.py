@@ -314,6 +314,11 @@ class PushConsumer(Client):
         """The topic's queues that it holds now."""
         return [queue for queue in self.do("assigned") if queue["topic"] == topic]
 
+    def pulls_from(self, queue: Mapping[str, object]) -> int:
+        """The id of the broker that its next pull of the queue goes to."""
+        broker_id: int = self.do("pullsFrom", **queue)
+        return broker_id
+
 
 class LitePullConsumer(Client):
     """DefaultLitePullConsumer."""

@@ -2,6 +2,7 @@ package interop;
 
 import com.alibaba.fastjson.JSONArray;
 import com.alibaba.fastjson.JSONObject;
+import java.lang.reflect.Field;
 import java.util.ArrayList;
 import java.util.List;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -10,6 +11,8 @@ import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
+import org.apache.rocketmq.client.impl.consumer.DefaultMQPushConsumerImpl;
+import org.apache.rocketmq.client.impl.consumer.PullAPIWrapper;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.MessageExt;
 
@@ -22,6 +25,7 @@ final class PushConsumers {
         Driver.command("push", PushConsumers::start);
         Driver.command("received", PushConsumers::received);
         Driver.command("assigned", PushConsumers::assigned);
+        Driver.command("pullsFrom", PushConsumers::pullsFrom);
         Driver.command("suspend", arguments -> {
             DefaultMQPushConsumer consumer = Driver.client(arguments, Push.class).consumer;
             if (arguments.getBooleanValue("on")) {
@@ -120,5 +124,13 @@ final class PushConsumers {
         DefaultMQPushConsumer consumer = Driver.client(from, Push.class).consumer;
         return Texts.queues(new ArrayList<>(
             consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet()));
+    }
+
+    /** The id of the broker that the next pull of the queue goes to. */
+    private static Object pullsFrom(JSONObject from) throws Exception {
+        DefaultMQPushConsumerImpl consumer = Driver.client(from, Push.class).consumer.getDefaultMQPushConsumerImpl();
+        Field wrapper = DefaultMQPushConsumerImpl.class.getDeclaredField("pullAPIWrapper");
+        wrapper.setAccessible(true);
+        return ((PullAPIWrapper) wrapper.get(consumer)).recalculatePullFromWhichNode(Texts.queue(from));
     }
 }
