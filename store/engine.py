@@ -27,6 +27,7 @@ from store.dispatch import SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mar
 from store.errors import ColdRead, StoreDamaged, StoreError
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
+from store.healing import Healer
 from store.index import KeyIndex
 from store.manifest import load as load_manifest
 from store.options import BrokerRole, FlushDiskType, StoreOptions
@@ -103,11 +104,13 @@ class MessageStore:
         )
         self._dispatcher.damaged = self._note_damaged_stop
         self._queue_file_units = options.mapped_file_size_consume_queue // UNIT_SIZE
+        self._healer = Healer(self._log, self._queues, delays)
         self._reader = Reader(
             self._log,
             self._queues,
             self._queue_file_units,
             Limits(options, fs.physical_memory()),
+            self._healer,
             self._note_damaged,
         )
         self._cleaner = Cleaner(options, self._log, self._queues, self._index, fs)
@@ -120,6 +123,7 @@ class MessageStore:
             self._dispatcher,
             CheckpointFile(f"{self._root}/checkpoint", fs),
             self._cleaner,
+            self._healer,
             fs,
         )
 
@@ -419,6 +423,7 @@ class MessageStore:
             self._floors.pop(queue.name, None)
             self._queues.delete_queue(queue)
         if queues:
+            self._healer.forget()
             self._upkeep.forget_queues()
         return len(queues)
 

@@ -33,6 +33,7 @@ from protocol.message import (
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
 from store.errors import ColdRead, OffsetOutOfRange
+from store.healing import Healer
 from store.options import StoreOptions
 from store.queue import ConsumeQueue
 from store.queuefiles import BLANK_SIZE
@@ -100,9 +101,11 @@ class Reader:
         queues: ConsumeQueues,
         queue_file_units: int,
         limits: Limits,
+        healer: Healer,
         damaged: Callable[[int, str], None],
     ) -> None:
         """``damaged(physical_offset, reason)`` is told of each record that was passed over."""
+        self._healer = healer
         self._log = log
         self._queues = queues
         self._queue_file_units = queue_file_units
@@ -176,27 +179,52 @@ class Reader:
             return -1
         return int(part.unpack_from(data)[7])
 
-    def fetch(self, places: list[_Place], allow_cold: bool) -> list[memoryview | None]:
-        """The records at ascending places; None for each that is gone or damaged."""
-        found: list[memoryview | None] = []
+    def fetch(self, places: list[_Place], allow_cold: bool) -> list[memoryview | str]:
+        """The records at ascending places, or what is wrong with them."""
+        found: list[memoryview | str] = []
         file_size = self._log.file_size
         first = 0
         while first < len(places):
-            begin = places[first][1]
-            end = begin + places[first][2]
+            _, begin, size = places[first]
+            if size < MIN_RECORD_BYTES or (size > SPAN_BYTES and not self._begins(begin, size, allow_cold)):
+                found.append(f"the queue names a record of {size} bytes")
+                first += 1
+                continue
+            end = begin + size
             last = first + 1
             highest = min(begin + SPAN_BYTES, begin - begin % file_size + file_size)
             while last < len(places):
                 _, physical, size = places[last]
-                if physical - end > SPAN_GAP or physical + size > highest or physical < end:
+                if physical - end > SPAN_GAP or physical + size > highest or physical < end or size <= 0:
                     break
                 end = physical + size
                 last += 1
             span = self._read(begin, end - begin, allow_cold)
-            for _, physical, size in places[first:last]:
-                found.append(self._checked(span, physical - begin, physical, size))
+            found += [_checked(span, physical - begin, physical, size) for _, physical, size in places[first:last]]
             first = last
         return found
+
+    def _begins(self, offset: int, size: int, allow_cold: bool) -> bool:
+        """Whether a record of that size begins there: so that a wrong size is not read at length."""
+        head = self._read(offset, HEAD.size, allow_cold)
+        return len(head) == HEAD.size and HEAD.unpack(head)[0] == size
+
+    def second_look(self, queue: ConsumeQueue, place: _Place, reason: str, allow_cold: bool) -> memoryview | None:
+        """What to do about a place that holds no record: find where the record is, or pass over it and say so."""
+        offset, physical, size = place
+        searched, unit = self._healer.known(queue, offset)
+        if not searched:
+            if not allow_cold:
+                raise ColdRead
+            unit = self._healer.find(queue, offset)
+        if unit is not None and unit[:2] != (physical, size):
+            (record,) = self.fetch([(offset, unit[0], unit[1])], allow_cold)
+            if not isinstance(record, str):
+                return record
+            physical, reason = unit[0], record
+        if physical >= self._log.start_offset:
+            self._damaged(physical, reason)
+        return None
 
     def _read(self, begin: int, length: int, allow_cold: bool) -> memoryview:
         try:
@@ -207,30 +235,24 @@ class Reader:
             raise ColdRead
         return memoryview(data)
 
-    def _checked(self, span: memoryview, at: int, physical: int, size: int) -> memoryview | None:
-        """The record in the span if it is the one that the queue means."""
-        end = at + size
-        if end > len(span):
-            if physical >= self._log.start_offset:
-                self._damaged(physical, "the queue names a place outside the log")
-            return None
-        if size < MIN_RECORD_BYTES:
-            self._damaged(physical, f"the queue names a record of {size} bytes")
-            return None
-        fixed = FIXED_V4.unpack_from(span, at)
-        body_at = at + PREFIX_V4.size
-        body_length = fixed[8]
-        if fixed[6] & HOST_FLAGS:
-            body_at = at + PREFIXES[fixed[6] & HOST_FLAGS].size
-            body_length = int.from_bytes(span[body_at - 4 : body_at], "big", signed=True)
-        if fixed[0] != size or (fixed[1] != MAGIC_V1 and fixed[1] != MAGIC_V2) or fixed[5] != physical:
-            self._damaged(physical, "no record begins where the queue says")
-            return None
-        body_end = body_at + body_length
-        if not body_at <= body_end < end or (body_length and crc32(span[body_at:body_end]) & CRC_MASK != fixed[2]):
-            self._damaged(physical, "CRC of the body does not match")
-            return None
-        return span[at:end]
+
+def _checked(span: memoryview, at: int, physical: int, size: int) -> memoryview | str:
+    """The record in the span if it is the one that the queue means, or what is wrong."""
+    end = at + size
+    if end > len(span):
+        return "the queue names a place outside the log"
+    fixed = FIXED_V4.unpack_from(span, at)
+    body_at = at + PREFIX_V4.size
+    body_length = fixed[8]
+    if fixed[6] & HOST_FLAGS:
+        body_at = at + PREFIXES[fixed[6] & HOST_FLAGS].size
+        body_length = int.from_bytes(span[body_at - 4 : body_at], "big", signed=True)
+    if fixed[0] != size or (fixed[1] != MAGIC_V1 and fixed[1] != MAGIC_V2) or fixed[5] != physical:
+        return "no record begins where the queue says"
+    body_end = body_at + body_length
+    if not body_at <= body_end < end or (body_length and crc32(span[body_at:body_end]) & CRC_MASK != fixed[2]):
+        return "CRC of the body does not match"
+    return span[at:end]
 
 
 class _Search:
@@ -250,6 +272,7 @@ class _Search:
         units_in_file = reader._queue_file_units
         count = min(scan, units_in_file - offset % units_in_file, high - offset)
         self.units = queue.slice(offset, count, nowait=not allow_cold)
+        self._queue = queue
         self._reader = reader
         self._limits = reader._limits
         self._log_end = reader._log.end_offset
@@ -270,11 +293,16 @@ class _Search:
         while not self._full and self._next < len(self.units):
             places = self._pick(matches, _BLOCK if properties_match is None else 1)
             for place, record in zip(places, self._reader.fetch(places, self._allow_cold), strict=True):
-                if record is None or not _accepts(record, properties_match):
+                good = (
+                    self._reader.second_look(self._queue, place, record, self._allow_cold)
+                    if (isinstance(record, str))
+                    else record
+                )
+                if good is None or not _accepts(good, properties_match):
                     self._count -= 1
                     self._size -= place[2]
                 else:
-                    data.append(record)
+                    data.append(good)
         if data:
             status = GetStatus.FOUND
         else:
@@ -294,6 +322,13 @@ class _Search:
         while index < len(units) and len(places) < most:
             physical, size, code = units[index]
             if size == BLANK_SIZE and physical == 0:
+                index += 1
+                continue
+            if size < MIN_RECORD_BYTES or not 0 <= physical < self._log_end:
+                # No record is like that. Whether it matches is not known, so it is looked into.
+                places.append((self._begin + index, physical, size))
+                self._count += 1
+                self._size += size
                 index += 1
                 continue
             self._last_physical = physical

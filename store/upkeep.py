@@ -23,6 +23,7 @@ from store.dispatch import Dispatcher, Mark
 from store.errors import StoreError
 from store.files import FileSystem
 from store.flush import Flusher, FlushJob
+from store.healing import Healer
 from store.index import IndexFlush, KeyIndex
 from store.manifest import Manifest, newest_change, snapshot
 from store.manifest import save as save_manifest
@@ -105,9 +106,11 @@ class Upkeep:
         dispatcher: Dispatcher,
         checkpoint: CheckpointFile,
         cleaner: Cleaner,
+        healer: Healer,
         fs: FileSystem,
     ) -> None:
         self._cleaner = cleaner
+        self._healer = healer
         self._root = options.store_path_root_dir
         self._fs = fs
         self.floors: Mapping[tuple[str, int], int] = {}
@@ -150,6 +153,7 @@ class Upkeep:
         except OSError as error:
             log.warning("cleaning_failed", file=error.filename, reason=error.strerror)
         try:
+            self._healer.apply()
             if self._round is None and self._is_due(now_ms):
                 self._round = self._dispatcher.mark
                 self._manifest = self._describe(self._round)
