@@ -16,7 +16,6 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from store.files import StrPath
 from store.queuefiles import (
     BLANK_SIZE,
     BLANK_UNIT,
@@ -32,6 +31,7 @@ _PAGE_UNITS = 4096 // UNIT_SIZE
 _PAGE_SIZE = _PAGE_UNITS * UNIT_SIZE
 _BLOCK = 4096
 _REST_STEP = 64 << 10
+_SAMPLES = 32  # units of each older file that are looked at
 _LAST_UNITS = 4  # units in front of the end that are compared with each other
 
 
@@ -151,6 +151,14 @@ class _OneFile:
                 return int(physical + size)
         return 0
 
+    def sample(self) -> int | None:
+        """Look at units all over a file that must be full; the first place without one."""
+        capacity = self._files.file_size // UNIT_SIZE
+        for index in range(0, capacity, max(1, capacity // _SAMPLES)):
+            if not self.has_unit(index):
+                return index
+        return None if self.has_unit(capacity - 1) else capacity - 1
+
     def complaint(self, end: int) -> tuple[int, str] | None:
         """(byte, reason) if what was seen cannot be right, or something stands behind the end."""
         begin = max(0, end - _LAST_UNITS)
@@ -206,6 +214,10 @@ class QueueLoader:
             return EMPTY if names else None
         path = ""
         try:
+            seen = -1
+            for base in bases[:-1]:
+                path = self._files.path(topic, queue_id, base)
+                seen = self._look_through(topic, queue_id, base, seen)
             for base in reversed(bases):
                 path = self._files.path(topic, queue_id, base)
                 last = self._look(topic, queue_id, base, commitlog_min, newest=base == bases[-1])
@@ -237,27 +249,38 @@ class QueueLoader:
             if after != before + self._files.file_size:
                 missing = self._files.path(topic, queue_id, before + self._files.file_size)
                 self._complain(topic, queue_id, missing, -1, "missing between other files")
-        if len(bases) > 1:
-            for base in bases[:-1]:
-                self._look_at_size(topic, queue_id, self._files.path(topic, queue_id, base))
         return bases
 
-    def _look_at_size(self, topic: str, queue_id: int, path: StrPath) -> None:
-        status = self._files.fs.stat(path)
-        if status is not None and status.size != self._files.file_size:
-            reason = f"{status.size} bytes long instead of {self._files.file_size}"
-            self._complain(topic, queue_id, str(path), -1, reason)
+    def _look_through(self, topic: str, queue_id: int, base: int, before: int) -> int:
+        """A file with files behind it; returns the last offset seen, which the next file must be above."""
+        file = _OneFile(self._files, self._files.path(topic, queue_id, base))
+        try:
+            hole = file.sample() if self._right_size(topic, queue_id, file, newest=False) else None
+            last = before
+            for index, physical in sorted(set(file.seen)):
+                if physical <= last:
+                    position = index * UNIT_SIZE
+                    self._complain(topic, queue_id, file.path, position, "the commitlog offset does not rise")
+                    break
+                last = physical
+            if hole is not None:
+                self._complain(topic, queue_id, file.path, hole * UNIT_SIZE, "no unit in front of the next file")
+            return last
+        finally:
+            file.close()
+
+    def _right_size(self, topic: str, queue_id: int, file: _OneFile, newest: bool) -> bool:
+        if file.size != self._files.file_size:
+            reason = f"{file.size} bytes long instead of {self._files.file_size}"
+            self._complain(topic, queue_id, file.path, -1, reason, newest)
+        return file.size == self._files.file_size
 
     def _look(self, topic: str, queue_id: int, base: int, commitlog_min: int, newest: bool) -> _FileExtent:
         file = _OneFile(self._files, self._files.path(topic, queue_id, base))
         try:
-            if file.size != self._files.file_size:
-                reason = f"{file.size} bytes long instead of {self._files.file_size}"
-                self._complain(topic, queue_id, file.path, -1, reason, newest)
+            self._right_size(topic, queue_id, file, newest)
             end = file.end()
             wrong = file.complaint(end)
-            if wrong is None and not newest and end * UNIT_SIZE < self._files.file_size:
-                wrong = end * UNIT_SIZE, "units are missing in front of the next file"
             if wrong is not None:
                 self._complain(topic, queue_id, file.path, *wrong, newest)
             first = file.blanks(end)
