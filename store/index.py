@@ -329,7 +329,7 @@ class KeyIndex:
 
     def safe_physical_offset(self, dispatched: int) -> int:
         """Keys of all records below the answer are on disk. ``dispatched``: end of what has been put so far."""
-        waiting = self._running is not None or self._safe_offset != self._next_offset
+        waiting = self._running is not None or any(file.unsaved for file in (*self._rolled, self._current) if file)
         return min(dispatched, self._safe_offset) if waiting else dispatched
 
     def close(self) -> None:
@@ -344,9 +344,9 @@ class KeyIndex:
         """Bring the files in step with a log that ends at ``log_end``; returns ``next_offset``.
 
         ``trusted``: the offset below which the checkpoint vouches for the index; None after a clean stop. What was
-        written after it may be there in part: such files are made again from their entries and cut at
-        the first bad one. What was found goes to ``damages``. Then putting goes on from the answer or
-        earlier. StoreError if a file cannot be read.
+        written after it may be there in part, or belong to records that were cut since: it goes, and the slots
+        of such files are made again from their entries. A bad entry below it goes to ``damages``, and everything
+        behind it goes as well. Then putting goes on from the answer or earlier. StoreError if a file cannot be read.
         """
         if trusted is not None:
             for file in reversed(self.files):
@@ -355,14 +355,14 @@ class KeyIndex:
                     if file is not self._current:
                         file.table = None
                     break
-                wrong = file.rebuild(progress)
+                wrong = file.rebuild(trusted, progress)
                 if wrong is not None:
                     self.damages.append(IndexDamage(file.path, f"entry {wrong[0]}: {wrong[1]}"))
                     self._drop_after(file)
                 if file is not self._current:
                     self._old.remove(file)
                     self._rolled.insert(0, file)
-        self.truncate_from_physical(log_end)
+        self.truncate_from_physical(log_end if trusted is None else min(log_end, trusted))
         if trusted is not None and self._current is not None:
             # The process before may have written or made the file and ended before it was safe.
             self._current.unsaved = self._new_directory_entry = True

@@ -268,11 +268,13 @@ class IndexFile:
 
     # Repair
 
-    def rebuild(self, progress: Callable[[int], None] | None = None) -> tuple[int, str] | None:
-        """Make the slots again from the entries in the file and cut at the first entry that cannot be right.
+    def rebuild(
+        self, limit: int = sys.maxsize, progress: Callable[[int], None] | None = None
+    ) -> tuple[int, str] | None:
+        """Make the slots again from the entries in the file, up to the first of a record at or above ``limit``.
 
-        Returns its number and what is wrong with it. About 4 million entries a second. The last record's entries
-        go as well when something was cut, because a part of them may be missing; it will be put again.
+        Also cuts at the first entry that cannot be right; returns its number and what is wrong with it. The last
+        record's entries go as well then, because a part of them may be missing. About 4 million entries a second.
         """
         table = self.table = SlotTable(self.slot_count)
         table.dirty[:] = b"\1" * len(table.dirty)
@@ -283,33 +285,37 @@ class IndexFile:
         number, last = 1, -1
         while number < self.count and wrong is None:
             data = self._read(self.entry_position(number), min(_READ_ENTRIES, self.count - number) * ENTRY_SIZE)
-            good, wrong = self._link(table, data, number, last)
+            below, wrong = _below(data, last, limit)
+            good, wrong_chain = self._link(table, data[: below * ENTRY_SIZE], number)
             if good:
                 last = ENTRY.unpack_from(data, (good - 1) * ENTRY_SIZE)[1]
             number += good
+            wrong = wrong_chain or wrong
             if progress is not None:
                 progress(number)
-        if wrong is None:
+        if wrong is not None:
+            self.cut(number)
+        if wrong is None or wrong is _LIMIT:
             return None
-        self.cut(number)
         self.cut_from(self.end_offset)
         return number, wrong
 
-    def _link(self, table: SlotTable, data: bytes, number: int, last: int) -> tuple[int, str | None]:
+    def _link(self, table: SlotTable, data: bytes, number: int) -> tuple[int, str | None]:
         """Chain the entries in ``data``; (how many were good, what is wrong with the next)."""
         columns = array("i", data)
         if sys.byteorder == "little":
             columns.byteswap()
-        good, wrong = (len(data) // ENTRY_SIZE, None) if _all_rise(columns, last) else _rising(data, last)
         slots, slot_count = table.slots, self.slot_count
+        good, wrong = len(data) // ENTRY_SIZE, None
         used = 0
-        hashes, chains = columns[0 : good * 5 : 5], columns[4 : good * 5 : 5]
-        for at, (key_hash, previous) in enumerate(zip(hashes, chains, strict=True), number):
+        for at, (key_hash, previous) in enumerate(zip(columns[0::5], columns[4::5], strict=True), number):
             slot = key_hash % slot_count
             head = slots[slot]
-            if head != previous:  # a half-written entry, or one whose slot was lost: nothing behind it counts
-                good, wrong = at - number, f"its chain goes on at {previous}"
-                break
+            if head != previous:
+                if not 0 <= previous < at:
+                    good, wrong = at - number, f"its chain goes on at {previous}"
+                    break
+                self.broken_chains += 1
             if not head:
                 used += 1
             slots[slot] = at
@@ -355,23 +361,33 @@ class IndexFile:
             self.cut(low)
 
 
-def _all_rise(columns: array[int], last: int) -> bool:
-    """Whether a block of entries is good as ``_rising`` says, without a step of Python for each entry."""
+_LIMIT: Final = "it is not vouched for"
+
+
+def _below(data: bytes, last: int, limit: int) -> tuple[int, str | None]:
+    """How many entries are good and below ``limit``, and why the next is not: ``_LIMIT`` or what is wrong with it."""
+    columns = array("i", data)
     halves = array("i", bytes(len(columns) // 5 * 8))
+    if sys.byteorder == "little":
+        columns.byteswap()
     high = 1 if sys.byteorder == "little" else 0
     halves[high::2], halves[1 - high :: 2] = columns[1::5], columns[2::5]
     offsets = array("q", halves.tobytes()).tolist()
-    return bool(
-        offsets[0] >= last and offsets == sorted(offsets) and min(columns[3::5]) >= 0 and min(columns[0::5]) >= 0
-    )
-
-
-def _rising(data: bytes, last: int) -> tuple[int, str | None]:
-    """How many entries have offsets that never fall and no negative numbers; what is wrong with the next."""
+    # Without a step of Python for each entry where all is well.
+    if (
+        last <= offsets[0]
+        and offsets[-1] < limit
+        and offsets == sorted(offsets)
+        and min(columns[3::5]) >= 0
+        and min(columns[0::5]) >= 0
+    ):
+        return len(offsets), None
     for index, (key_hash, physical_offset, seconds, _) in enumerate(ENTRY.iter_unpack(data)):
+        if physical_offset >= limit:
+            return index, _LIMIT
         if physical_offset < last:
             return index, f"its commitlog offset {physical_offset} falls below {max(last, 0)}"
         if seconds < 0 or key_hash < 0:
             return index, f"its hash is {key_hash}, its time {seconds}"
         last = physical_offset
-    return len(data) // ENTRY_SIZE, None
+    return len(offsets), None
