@@ -26,6 +26,7 @@ _SCHEDULE_TOPIC_BYTES: Final = SCHEDULE_TOPIC.encode()
 _UNKNOWN_LEVEL_MS: Final = 1000
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_LEVEL_DIGITS: Final = 10  # of an int32; a level is text that somebody sent
+CATCH_UP: Final = 512
 MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
 
 
@@ -162,10 +163,11 @@ class Dispatcher:
 
     def put_appended(self, begin: int, end: int, entries: list[Entry], store_timestamp: int) -> None:
         """Messages that were just appended and may be seen at once. If that fails, a later ``step`` repeats it."""
-        if begin != self.dispatched_offset:
-            return
-        self.put(entries, store_timestamp)
-        self._reach(end, entries, store_timestamp)
+        if begin == self.dispatched_offset:
+            self.put(entries, store_timestamp)
+            self._reach(end, entries, store_timestamp)
+        else:  # an earlier put failed: catch up from the log
+            self.step(max(len(entries), CATCH_UP), end)
 
     def _reach(self, end: int, entries: list[Entry], store_timestamp: int) -> None:
         self.dispatched_offset = end

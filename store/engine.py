@@ -254,7 +254,7 @@ class MessageStore:
             self._dispatcher.put_appended(begin, end, entries, now)
             self._write_pending()
         except StoreError as error:
-            # The messages are stored; their queues follow when a later step succeeds, or at the next start.
+            # The messages are stored; their queues follow in a later step, at the latest at the next start.
             self._upkeep.derived_failed(error)
         return end
 
@@ -291,6 +291,8 @@ class MessageStore:
 
     def maintain_begin(self) -> MaintainJob | None:
         """The next piece of upkeep: space ahead, derived files, checkpoint. None if nothing is due."""
+        if not self._sync_flush and self._dispatcher.dispatched_offset < self._log.end_offset:
+            self.dispatch_step(4096)  # what an append could not dispatch
         return self._upkeep.begin(self._now_ms())
 
     def maintain_done(self, job: MaintainJob) -> bool:

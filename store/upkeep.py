@@ -20,7 +20,7 @@ from store.cleaning import Cleaner
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues, QueueFlush
 from store.dispatch import Dispatcher, Mark
-from store.errors import StoreError
+from store.errors import StoreError, StorePoisoned
 from store.files import FileSystem
 from store.flush import Flusher, FlushJob
 from store.healing import Healer
@@ -48,6 +48,7 @@ class MaintainJob:
         "log_flush",
         "mark",
         "queue_flush",
+        "ran",
         "reserve",
         "unsafe",
     )
@@ -62,6 +63,7 @@ class MaintainJob:
         self.mark: Mark | None = None
         self.error: str | None = None
         self.unsafe = False  # the error leaves unknown what is on disk
+        self.ran = False
 
     def __bool__(self) -> bool:
         flushes = (self.log_flush, self.queue_flush, self.index_flush)
@@ -69,6 +71,7 @@ class MaintainJob:
 
     def run(self) -> None:
         """Never raises: what failed is in ``error``."""
+        self.ran = True
         try:
             if self.deletion is not None:
                 self.deletion()
@@ -121,6 +124,7 @@ class Upkeep:
         self._dispatcher = dispatcher
         self._checkpoint = checkpoint
         self._pause_ms = min(MOST_PAUSE_MS, options.flush_consume_queue_thorough_interval)
+        self._job: MaintainJob | None = None  # begun and not finished
         self._round: Mark | None = None
         self._manifest: Manifest | None = None
         self._vouched = -1  # offset of the last checkpoint
@@ -165,7 +169,8 @@ class Upkeep:
             self.derived_error = None
         except StoreError as error:
             self.derived_failed(error)
-        return job or None
+        self._job = job or None
+        return self._job
 
     def _is_due(self, now_ms: int) -> bool:
         behind = self._dispatcher.dispatched_offset - self._vouched
@@ -215,6 +220,7 @@ class Upkeep:
 
     def finish(self, job: MaintainJob) -> bool:
         """Take over what the job reached. True: a round is under way, the next job may follow at once."""
+        self._job = None
         if job.error is not None:
             log.error("upkeep_failed", reason=job.error)
             if job.unsafe:
@@ -237,6 +243,12 @@ class Upkeep:
 
         ``clean``: nothing follows, so that the next start may compare what it finds with what is written here.
         """
+        if self._job is not None:  # its caller was cancelled
+            if not self._job.ran:
+                self._job.run()
+            self.finish(self._job)
+        if self._log.poison_reason is not None:
+            raise StorePoisoned(self._log.poison_reason)
         self._queues.flush()
         if self._index is not None:
             self._index.flush()
