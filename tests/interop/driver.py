@@ -181,17 +181,28 @@ class Client:
         """The client's own orderly shutdown."""
         self.do("shutdown")
 
+    def leave(self) -> None:
+        """What the end of a `with` block does: closes, and does not mind an error."""
+        with contextlib.suppress(ClientError, concurrent.futures.TimeoutError):
+            self.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ClientError, concurrent.futures.TimeoutError):
-            self.close()
+        self.leave()
 
 
-class Producer(Client):
+class Unattended(Client):
+    """A client whose end nobody watches. 5.x needs up to 3 s for it, so it is begun and not waited for."""
+
+    def leave(self) -> None:
+        self.driver.begin("shutdown", name=self.name)
+
+
+class Producer(Unattended):
     """DefaultMQProducer or TransactionMQProducer, and the questions that MQAdmin can ask."""
 
     def create_topic(self, topic: str, queues: int = 4) -> None:
@@ -314,7 +325,7 @@ class PushConsumer(Client):
         """The topic's queues that it holds now."""
         return [queue for queue in self.do("assigned") if queue["topic"] == topic]
 
-    def pulls_from(self, queue: Mapping[str, object]) -> int:
+    def pulls_from(self, queue: Mapping[str, Any]) -> int:
         """The id of the broker that its next pull of the queue goes to."""
         broker_id: int = self.do("pullsFrom", **queue)
         return broker_id
@@ -333,7 +344,7 @@ class LitePullConsumer(Client):
         return self.do(kind, **{**queue, **more})
 
 
-class PullConsumer(Client):
+class PullConsumer(Unattended):
     """DefaultMQPullConsumer."""
 
     def pull(self, queue: Mapping[str, object], offset: int, **options: Any) -> Json:
