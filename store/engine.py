@@ -187,6 +187,8 @@ class MessageStore:
         store._upkeep.floors = store._floors = derived.floors
         if derived.rebuilt:
             store._upkeep.checkpoint(clean=False)
+        elif verdict.vouched:
+            store._upkeep.resume(verdict.begin)
         return store
 
     def _derived(self, progress: Progress) -> Derived:

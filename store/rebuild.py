@@ -156,7 +156,8 @@ class Derived:
         """Make the derived files what the log says, up to its end. StoreError."""
         clean = self._log_verdict.clean
         end = self._log_verdict.end
-        if verdict.queues or verdict.index_reason is not None or verdict.compare:
+        compare = verdict.compare and end > self._log.start_offset
+        if verdict.queues or verdict.index_reason is not None or compare:
             # A stop in the middle of this must not leave a manifest that speaks for what is gone.
             withdraw(self._root, self._fs)
             self.rebuilt = True

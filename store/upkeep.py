@@ -131,6 +131,10 @@ class Upkeep:
         self._round_began_ms = 0
         self.derived_error: str | None = None
 
+    def resume(self, vouched: int) -> None:
+        """The checkpoint on disk, and the manifest beside it, speak for what is below this offset."""
+        self._vouched = vouched
+
     def derived_failed(self, error: StoreError) -> None:
         """Consume queues or index could not be written; it is tried again, and sends are refused if that lasts."""
         if self.derived_error is None:
@@ -173,7 +177,7 @@ class Upkeep:
         return self._job
 
     def _is_due(self, now_ms: int) -> bool:
-        behind = self._dispatcher.dispatched_offset - self._vouched
+        behind = self._dispatcher.dispatched_offset - max(self._vouched, self._log.start_offset)
         waited = now_ms - self._round_began_ms
         if behind <= 0 or (waited < LEAST_PAUSE_MS and waited >= 0):
             return False

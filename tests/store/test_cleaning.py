@@ -1,0 +1,197 @@
+"""Deleting old files: log, queues, index, in this order; and the disk that is full."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from store.engine import GetStatus, MessageStore
+from store.files import DiskUsage, FileSystem, StrPath
+from tests.fakes import Clock
+from tests.store.making import drain, maintain, message, open_store
+
+HOUR_MS = 3_600_000
+NEVER = "00;01;02;03;04;05;06;07;08;09;10;11;12;13;14;15;16;17;18;19;20;21;22;23"
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[structlog.typing.EventDict]]:
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+class Disk(FileSystem):
+    """As full as a test says."""
+
+    percent = 10
+
+    def usage(self, path: StrPath) -> DiskUsage:
+        return DiskUsage(self.percent, 100 - self.percent)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def make(root: Path, disk: Disk, clock: Clock, **changes: Any) -> MessageStore:
+    """Five log files, of which the last is being written."""
+    store = open_store(root, fs=disk, clock=clock, file_reserved_time=10, **changes)
+    number = 0
+    while len(store._log.bases()) < 5 or store._log.bases()[-1] >= store.end_offset:
+        store.append([message(b"%04d" % number * 20, key=f"k{number}", queue_id=number % 2)])
+        number += 1
+    return store
+
+
+def age(root: Path, clock: Clock, hours: list[float]) -> None:
+    """Set the files' last writes so many hours back."""
+    for path, back in zip(sorted((root / "commitlog").iterdir()), hours, strict=False):
+        changed = (clock() - int(back * HOUR_MS)) * 1_000_000
+        os.utime(path, ns=(changed, changed))
+
+
+def clean(store: MessageStore, clock: Clock) -> None:
+    """The next rounds, queues and index included."""
+    for _ in range(3):
+        clock.advance(10_001)
+        maintain(store)
+
+
+def names(root: Path) -> list[int]:
+    return [int(path.name) // 4096 for path in sorted((root / "commitlog").iterdir())]
+
+
+def test_expired_files_go_and_everything_follows(tmp_path: Path, disk: Disk, clock: Clock) -> None:
+    """Minimum offsets, queue files and index entries of the deleted files; consumers get the official answer."""
+    store = make(tmp_path, disk, clock, delete_when=NEVER)
+    age(tmp_path, clock, [20, 11, 9, 8, 7])
+    clean(store, clock)
+    assert names(tmp_path)[:3] == [2, 3, 4]
+    assert store.start_offset == 2 * 4096
+    for queue_id in (0, 1):
+        found = drain(store, "T", queue_id)
+        assert found[0].physical_offset >= 2 * 4096
+        assert found[0].queue_offset == store.min_offset("T", queue_id) > 0
+        result = store.get("T", queue_id, 0, 32)
+        assert (result.status, result.next_offset) == (GetStatus.OFFSET_TOO_SMALL, found[0].queue_offset)
+        assert store.earliest_store_time("T", queue_id) == found[0].store_timestamp
+    assert store.query_keys("T", "k0", 32, 0, 1 << 60).records == []
+    assert len(store.query_keys("T", f"k{found[-1].queue_offset * 2 + 1}", 32, 0, 1 << 60).records) == 1
+    store.close()
+    store = open_store(tmp_path, fs=disk, clock=clock)
+    assert store.verdict.clean
+    assert store.min_offset("T", 1) == found[0].queue_offset
+    store.close()
+
+
+def test_nothing_goes_at_other_hours(tmp_path: Path, disk: Disk, clock: Clock) -> None:
+    """Unless the disk is above its ratio, or an operator asks."""
+    store = make(tmp_path, disk, clock, delete_when="")
+    age(tmp_path, clock, [20, 20, 1, 1, 1])
+    clean(store, clock)
+    assert names(tmp_path)[0] == 0
+    store.request_cleaning()
+    clean(store, clock)
+    assert names(tmp_path)[0] == 2
+    store.close()
+
+
+def test_a_disk_above_its_ratio(tmp_path: Path, disk: Disk, clock: Clock) -> None:
+    """75 %: expired files; 85 %: the oldest whatever their age, but never the one being written."""
+    store = make(tmp_path, disk, clock, delete_when="")
+    age(tmp_path, clock, [20, 1, 1, 1, 1])
+    disk.percent = 76
+    clean(store, clock)
+    assert names(tmp_path)[0] == 1
+    disk.percent = 86
+    clean(store, clock)
+    assert names(tmp_path)[0] == 4
+    assert store.writable[0]
+    assert drain(store, "T", 0) + drain(store, "T", 1)
+    store.close()
+
+
+def test_a_full_disk_refuses_and_recovers_by_itself(
+    tmp_path: Path, disk: Disk, clock: Clock, logs: list[structlog.typing.EventDict]
+) -> None:
+    """Above 90 % sends are refused with the figures; reads go on; at 85 % sends are taken again."""
+    store = make(tmp_path, disk, clock, delete_when="", clean_file_forcibly_enable=False)
+    disk.percent = 91
+    clean(store, clock)
+    writable, reason = store.writable
+    assert not writable
+    assert "91 %" in reason
+    assert drain(store)
+    disk.percent = 88
+    clean(store, clock)
+    assert not store.writable[0]
+    disk.percent = 85
+    clean(store, clock)
+    assert store.writable == (True, "")
+    assert [entry["event"] for entry in logs if entry["event"].startswith("disk")] == ["disk_full", "disk_has_space"]
+    store.close()
+
+
+def test_many_queues_are_corrected_bit_by_bit(
+    tmp_path: Path, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round corrects so many; a pull in between passes over what is gone."""
+    monkeypatch.setattr("store.cleaning.QUEUES_A_ROUND", 1)
+    store = make(tmp_path, disk, clock, delete_when=NEVER)
+    age(tmp_path, clock, [20, 1, 1, 1, 1])
+    clock.advance(10_001)
+    maintain(store)
+    assert store.start_offset == 4096
+    minima = []
+    for _ in range(3):
+        maintain(store)
+        minima.append(sum(store.min_offset("T", queue_id) > 0 for queue_id in (0, 1)))
+        assert drain(store, "T", 0, 0)[0].physical_offset >= 4096 if minima[-1] < 2 else True
+    assert minima == [1, 2, 2]
+    store.close()
+
+
+def test_a_file_that_cannot_be_removed(
+    tmp_path: Path, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is out of the log all the same, and nothing else stops."""
+    store = make(tmp_path, disk, clock, delete_when=NEVER)
+    age(tmp_path, clock, [20, 1, 1, 1, 1])
+
+    def refuse(path: StrPath) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "unlink", refuse)
+        clean(store, clock)
+    assert store.start_offset == 4096
+    assert store.writable == (True, "")
+    store.close()
+
+
+def test_operators_remove_queues(tmp_path: Path, disk: Disk, clock: Clock) -> None:
+    """Queues whose messages are all deleted, and queues of topics that are not configured."""
+    store = open_store(tmp_path, fs=disk, clock=clock, delete_when=NEVER, file_reserved_time=10)
+    store.append([message(topic="Old"), message(topic="Gone")])
+    while store.end_offset < 3 * 4096:
+        store.append([message(b"x" * 200), message(b"x" * 200, topic="Gone")])
+    age(tmp_path, clock, [20, 20, 1])
+    clean(store, clock)
+    assert store.delete_expired_queues() == 1
+    assert sorted(store.queues()) == [("Gone", 0), ("T", 0)]
+    assert store.delete_unused_queues({"T"}) == 1
+    assert list(store.queues()) == [("T", 0)]
+    store.append(again := [message(topic="Gone")])
+    assert again[0].queue_offset == 0
+    store.close()
