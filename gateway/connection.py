@@ -6,7 +6,9 @@ that waited for a message, a flush that covers a send) are posted to the outbox,
 
 Bounds: the receive loop sends before it goes on once `HIGH_WATER_BYTES` wait to be sent, so a slow reader is slowed
 down; a connection that still gets more than `OUTBOX_LIMIT_BYTES` from elsewhere is closed. While `WAITING_LIMIT`
-requests wait, nothing more is read. Idle connections are closed by the server's sweep, which looks at `last_active`.
+requests wait, nothing more is run or read. What waiting requests, incomplete frames and unsent answers of all
+connections may take together is said by `Budgets`. Idle connections are closed by the server's sweep, which looks at
+`last_active`.
 
 The same class serves both sides: a client's connection has no router and refuses requests.
 """
@@ -18,6 +20,7 @@ from typing import Any
 import structlog
 import trio
 
+from gateway.budget import COUNTED_BYTES, Budget
 from gateway.routing import BatchHandler, Router
 from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, ResponseCode
 from protocol.command import Command, encode, response
@@ -27,9 +30,14 @@ from protocol.message import pack_host
 log = structlog.get_logger(__name__)
 
 READ_BYTES = 128 * 1024
-HIGH_WATER_BYTES = 1024 * 1024
+SEND_BYTES = 64 * 1024
+HIGH_WATER_BYTES = 256 * 1024
 OUTBOX_LIMIT_BYTES = 32 * 1024 * 1024
-WAITING_LIMIT = 1024
+WAITING_LIMIT = 256
+ALL_WAITING_LIMIT = 10_000
+WAITING_SHARE = 8  # what each connection may still have waiting above ALL_WAITING_LIMIT
+FRAMES_LIMIT_BYTES = 128 * 1024 * 1024
+ANSWERS_LIMIT_BYTES = 128 * 1024 * 1024
 OWN_OPAQUE = count(1)  # one for the process: an opaque then names a call wherever it shows up
 
 
@@ -37,10 +45,25 @@ class ConnectionClosed(OSError):
     """The connection ended before the answer came."""
 
 
+class Budgets:
+    """What the incomplete frames, the unsent answers and the waiting requests of a server's connections may take."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.frames: Budget[Connection] = Budget(FRAMES_LIMIT_BYTES)
+        self.answers: Budget[Connection] = Budget(ANSWERS_LIMIT_BYTES)
+
+
 class Connection:
     """One peer. `serve` runs it until either side closes."""
 
-    def __init__(self, stream: trio.abc.Stream, remote: tuple[str, int], router: Router[Any] | None = None) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        remote: tuple[str, int],
+        router: Router[Any] | None = None,
+        budgets: Budgets | None = None,
+    ) -> None:
         self.remote_address = f"{remote[0]}:{remote[1]}"
         self.peer_host = pack_host(remote[0], remote[1])
         self.last_active = trio.current_time()
@@ -48,6 +71,7 @@ class Connection:
         self.log = log.bind(peer=self.remote_address)
         self._stream = stream
         self._router = router
+        self._budgets = budgets or Budgets()
         self._decoder = FrameDecoder()
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
@@ -100,6 +124,8 @@ class Connection:
 
     def _ended(self) -> None:
         self.closed = True
+        self._budgets.frames.hold(self, 0)
+        self._budgets.answers.hold(self, 0)
         for channel in self._calls.values():
             channel.close()
         self._calls.clear()
@@ -114,8 +140,7 @@ class Connection:
     async def _receive_loop(self) -> None:
         decoder = self._decoder
         while True:
-            if self._waiting >= WAITING_LIMIT:
-                await self._wait_below(WAITING_LIMIT)
+            await self._make_way()
             try:
                 data = await self._stream.receive_some(READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -124,6 +149,9 @@ class Connection:
                 return
             self.last_active = trio.current_time()
             commands = decoder.receive(bytes(data))
+            for other in self._budgets.frames.hold(self, decoder.buffered_bytes, renewed=bool(commands)):
+                other.log.warning("incomplete_frame_closed", buffered_bytes=other._decoder.buffered_bytes)
+                other.close()
             if commands:
                 self._receiving = True
                 try:
@@ -146,6 +174,8 @@ class Connection:
             if router is None:
                 self._refuse_as_client(command)
                 continue
+            if self._waiting:
+                await self._make_way()
             handler = router.batch_handler(command.code)
             if handler is None:
                 router.run(self, command)
@@ -169,6 +199,7 @@ class Connection:
         if self._nursery is None or self.closed:
             return
         self._waiting += 1
+        self._budgets.waiting += 1
         self._nursery.start_soon(self._run_waiting, function, args)
 
     async def _run_waiting(self, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
@@ -176,13 +207,23 @@ class Connection:
             await function(*args)
         finally:
             self._waiting -= 1
+            self._budgets.waiting -= 1
             self._one_done.set()
 
+    async def _make_way(self) -> None:
+        """Waits while too many requests wait: of this connection, or of all, when it has more than its share."""
+        limit = WAITING_LIMIT if self._budgets.waiting < ALL_WAITING_LIMIT else WAITING_SHARE
+        if self._waiting >= limit:
+            await self._wait_below(limit)
+
     async def _wait_below(self, limit: int) -> None:
-        """Returns when fewer than `limit` requests wait."""
+        """Returns when fewer than `limit` requests wait. Meanwhile the writer sends what they answer."""
+        receiving, self._receiving = self._receiving, False
+        self._wake_writer.set()
         while self._waiting >= limit:
             self._one_done = trio.Event()
             await self._one_done.wait()
+        self._receiving = receiving
 
     # ---- sending
 
@@ -200,8 +241,14 @@ class Connection:
         if not self._receiving:
             self._wake_writer.set()
         if self._outbox_bytes > OUTBOX_LIMIT_BYTES:
-            self.log.warning("slow_reader_closed", unsent_bytes=self._outbox_bytes)
-            self.close()
+            self._close_slow_reader()
+        elif self._outbox_bytes > COUNTED_BYTES:
+            for other in self._budgets.answers.hold(self, self._outbox_bytes):
+                other._close_slow_reader()
+
+    def _close_slow_reader(self) -> None:
+        self.log.warning("slow_reader_closed", unsent_bytes=self._outbox_bytes)
+        self.close()
 
     async def drain(self) -> None:
         """Sends what is queued; returns when the kernel has it all."""
@@ -213,16 +260,28 @@ class Connection:
         self._drained = trio.Event()
         try:
             while self._outbox:
-                buffers, self._outbox = self._outbox, []
-                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-                await self._stream.send_all(data)
-                self._outbox_bytes -= len(data)
-                self.last_active = trio.current_time()
+                data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+                self._outbox = []
+                if len(data) <= SEND_BYTES:
+                    await self._send(data)
+                else:
+                    await self._send_in_parts(memoryview(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close()
         finally:
             self._sending = False
             self._drained.set()
+
+    async def _send(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+        self._outbox_bytes -= len(data)
+        self.last_active = trio.current_time()
+
+    async def _send_in_parts(self, data: memoryview) -> None:
+        """Notes each part that the peer has taken: whoever takes something is neither idle nor stalled."""
+        for begin in range(0, len(data), SEND_BYTES):
+            await self._send(data[begin : begin + SEND_BYTES])
+            self._budgets.answers.hold(self, self._outbox_bytes, renewed=True)
 
     async def _write_loop(self) -> None:
         while True:

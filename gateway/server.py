@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import structlog
 import trio
 
-from gateway.connection import Connection
+from gateway.connection import Budgets, Connection
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +20,7 @@ BACKLOG = 1024
 SWEEP_SECONDS = 1.0
 GRACE_SECONDS = 3.0
 STALLED_SECONDS = 5.0
+RESERVED_FILES = 512
 UNSENT_LIMIT_BYTES = 64 * 1024 * 1024
 """All connections together; above it those that took nothing for STALLED_SECONDS are closed."""
 
@@ -29,7 +30,10 @@ class ConnectionTable:
 
     def __init__(self, max_idle_seconds: float = 120.0) -> None:
         self.connections: set[Connection] = set()
+        self.budgets = Budgets()
         self._max_idle_seconds = max_idle_seconds
+        self._file_limit = file_limit()
+        self._is_full = False
 
     def __len__(self) -> int:
         return len(self.connections)
@@ -37,6 +41,17 @@ class ConnectionTable:
     @property
     def unsent_bytes(self) -> int:
         return sum(connection.unsent_bytes for connection in self.connections)
+
+    def has_room(self, file_number: int) -> bool:
+        """Whether a connection that got this file number may be served.
+
+        The system gives the lowest number that is free, so a high one tells that few are left, whoever has the others.
+        """
+        full = file_number >= self._file_limit
+        if full and not self._is_full:
+            log.warning("connections_refused", connections=len(self.connections), file_limit=self._file_limit)
+        self._is_full = full
+        return not full
 
     def sweep(self, now: float) -> list[Connection]:
         """Which connections to close: the idle ones and, when too much waits for slow readers, the stalled ones."""
@@ -78,7 +93,9 @@ async def serve_remoting(
             remote = stream.socket.getpeername()
         except OSError:  # gone before it was looked at
             return
-        connection = Connection(stream, _plain(remote), router)
+        if not table.has_room(stream.socket.fileno()):
+            return
+        connection = Connection(stream, _plain(remote), router, table.budgets)
         own.add(connection)
         table.connections.add(connection)
         accepted(connection)
@@ -109,6 +126,12 @@ def port_of(listener: trio.SocketListener) -> int:
     """The port that a listener got."""
     port: int = listener.socket.getsockname()[1]
     return port
+
+
+def file_limit() -> int:
+    """The file number from which on connections are refused, so that the store always has some to open its files."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return files - min(files // 2, RESERVED_FILES)
 
 
 def raise_open_file_limit() -> int:

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair, wait_all_tasks_blocked
 
 from gateway import connection as connection_module
-from gateway.connection import Connection, ConnectionClosed
+from gateway.budget import Budget
+from gateway.connection import Budgets, Connection, ConnectionClosed
 from gateway.routing import Call, Router, Routes
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, encode, response
@@ -57,10 +58,10 @@ def ask(code: RequestCode, opaque: int) -> bytes:
 
 
 @asynccontextmanager
-async def connected(state: State) -> AsyncIterator[tuple[Stream, Connection]]:
+async def connected(state: State, budgets: Budgets | None = None) -> AsyncIterator[tuple[Stream, Connection]]:
     """The client's stream, and the server's connection, which is closed after the block."""
     ours, theirs = memory_stream_pair()
-    connection = Connection(theirs, ("10.0.0.1", 5), Router(state, [routes()]))
+    connection = Connection(theirs, ("10.0.0.1", 5), Router(state, [routes()]), budgets)
     async with trio.open_nursery() as nursery:
         await nursery.start(connection.serve)
         yield ours, connection
@@ -126,6 +127,98 @@ async def test_reading_stops_while_too_many_wait(monkeypatch: pytest.MonkeyPatch
         assert scope.cancelled_caught
         state.release.set()
         assert {1, 2, 3} == {command.opaque for command in await answers(stream, 3)}
+
+
+async def test_one_read_of_many_requests_lets_no_more_wait_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "WAITING_LIMIT", 3)
+    state, budgets = State(), Budgets()
+    async with connected(state, budgets) as (stream, _):
+        await stream.send_all(b"".join(ask(RequestCode.GET_MIN_OFFSET, number) for number in range(50)))
+        await wait_all_tasks_blocked()
+        assert budgets.waiting == 3
+        state.release.set()
+        assert {*range(50)} == {command.opaque for command in await answers(stream, 50)}
+    assert budgets.waiting == 0
+
+
+async def test_answers_leave_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "WAITING_LIMIT", 1)
+    state = State()
+    async with connected(state) as (stream, _):
+        await stream.send_all(
+            b"".join(ask(code, 1) for code in (RequestCode.GET_MAX_OFFSET, *[RequestCode.GET_MIN_OFFSET] * 2))
+        )
+        assert [command.fields["offset"] for command in await answers(stream, 1)] == ["1"]
+        state.release.set()
+        await answers(stream, 2)
+
+
+async def test_when_too_many_wait_in_all_each_connection_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "ALL_WAITING_LIMIT", 10)
+    monkeypatch.setattr(connection_module, "WAITING_SHARE", 2)
+    state, budgets = State(), Budgets()
+    requests = b"".join(ask(RequestCode.GET_MIN_OFFSET, number) for number in range(50))
+    async with connected(state, budgets) as (greedy, _), connected(state, budgets) as (modest, _):
+        await greedy.send_all(requests)
+        await wait_all_tasks_blocked()
+        assert budgets.waiting == 10
+        await modest.send_all(requests)
+        await wait_all_tasks_blocked()
+        assert budgets.waiting == 12
+        state.release.set()
+        for stream in (greedy, modest):
+            await answers(stream, 50)
+
+
+async def test_the_oldest_incomplete_frame_goes_when_all_are_too_much() -> None:
+    budgets = Budgets()
+    budgets.frames = Budget(350_000)
+    part = encode(Command(RequestCode.GET_MAX_OFFSET, 1, body=bytes(125_000)))[:120_000]
+    async with (
+        connected(State(), budgets) as (first, slow),
+        connected(State(), budgets) as (second, _),
+        connected(State(), budgets) as (third, _),
+    ):
+        for stream in (first, second, third):
+            await stream.send_all(part)
+            await wait_all_tasks_blocked()
+        assert slow.closed
+        assert await first.receive_some() == b""
+        for stream in (second, third):
+            await stream.send_all(bytes(10_000))
+            with trio.fail_after(5):
+                assert (await answers(stream, 1))[0].opaque == 1
+
+
+async def test_who_takes_nothing_goes_when_all_answers_are_too_much() -> None:
+    budgets = Budgets()
+    budgets.answers = Budget(500_000)
+    connections = [Connection(trio.testing.lockstep_stream_pair()[1], ("10.0.0.1", 5), None, budgets) for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        for connection in connections:
+            await nursery.start(connection.serve)
+            connection.post(bytes(200_000))
+            await wait_all_tasks_blocked()
+        assert [connection.closed for connection in connections] == [True, False, False]
+        nursery.cancel_scope.cancel()
+    assert budgets.answers.held_bytes == 0
+
+
+async def test_a_slow_reader_that_takes_something_is_active(autojump_clock: Any) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    connection = Connection(theirs, ("10.0.0.1", 5))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.serve)
+        connection.post(bytes(300_000))
+        for _ in range(3):
+            await trio.sleep(100)
+            unsent = connection.unsent_bytes
+            for _ in range(2):
+                await ours.receive_some(50_000)
+            await wait_all_tasks_blocked()
+            assert connection.unsent_bytes < unsent
+            assert trio.current_time() - connection.last_active < 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_broken_frame_closes_after_the_good_ones_were_answered() -> None:

@@ -94,6 +94,19 @@ def swept(table: ConnectionTable, now: float) -> list[Idle]:
     return cast(list[Idle], table.sweep(now))
 
 
+def test_high_file_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for files, limit in ((100, 50), (1024, 512), (20_000, 19_488)):
+        monkeypatch.setattr("resource.getrlimit", lambda which, files=files: (files, files))
+        table = ConnectionTable()
+        assert [table.has_room(number) for number in (3, limit - 1, limit, limit + 1, 4)] == [
+            True,
+            True,
+            False,
+            False,
+            True,
+        ]
+
+
 def test_sweep_finds_the_idle() -> None:
     silent, lively = Idle(0), Idle(100)
     assert [silent] == table_of(silent, lively).sweep(121)

@@ -111,6 +111,35 @@ def test_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.park("d")
 
 
+def test_limit_of_one_queue_on_one_connection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls_module, "MAX_PARKED_OF_QUEUE", 2)
+    assert [bench.park(name) for name in "abc"] == [True, True, False]
+    assert bench.park("d", queue=1)
+    other = Bench()
+    bench.connection = other.connection
+    assert bench.park("e")
+    bench.pulls.arrived([Message("t", 0)])
+    assert [bench.park(name) for name in "fgh"] == [True, True, False]
+
+
+def test_limit_of_one_connection(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls_module, "MAX_PARKED_OF_CONNECTION", 2)
+    assert [bench.park("a", queue=queue) for queue in range(3)] == [True, True, False]
+    bench.connection.end()
+    bench.connection = FakeConnection()
+    assert bench.park("b")
+
+
+def test_many_deadlines_at_once_are_met_in_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls_module, "EXPIRE_STEP", 2)
+    for name in "abc":
+        bench.park(name)
+    assert bench.pulls.expire(10)
+    assert bench.resumed == ["a", "b"]
+    assert not bench.pulls.expire(10)
+    assert bench.resumed == ["a", "b", "c"]
+
+
 def test_answered_pulls_leave_no_trace(bench: Bench) -> None:
     for _ in range(5000):
         bench.park("a")
