@@ -79,6 +79,46 @@ def split(data: bytes) -> tuple[dict[str, Any], bytes]:
     return {**header, "extFields": fields}, data[end:]
 
 
+def java_json(text: str) -> Any:
+    """What fastjson writes: JSON in which the keys of objects may be numbers and objects, too.
+
+    Such a key comes back as text: that of the number, or of the object with its keys sorted.
+    """
+    value, end = _java_value(text, 0)
+    if text[end:].strip():
+        raise ValueError(f"{text[end:][:40]!r} after the value")
+    return value
+
+
+def _java_value(text: str, at: int) -> tuple[Any, int]:
+    at = _skip(text, at)
+    if text[at] not in "{[":
+        return json.JSONDecoder().raw_decode(text, at)
+    items: list[Any] = []
+    keys: list[str] = []
+    close = "}" if text[at] == "{" else "]"
+    at = _skip(text, at + 1)
+    while text[at] != close:
+        item, at = _java_value(text, at)
+        at = _skip(text, at)
+        if close == "}":
+            if text[at] != ":":
+                raise ValueError(f"no colon after a key at {at}")
+            keys.append(item if isinstance(item, str) else json.dumps(item, sort_keys=True))
+            item, at = _java_value(text, at + 1)
+            at = _skip(text, at)
+        items.append(item)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return (dict(zip(keys, items, strict=True)) if close == "}" else items), at + 1
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at : at + 1].isspace():
+        at += 1
+    return at
+
+
 def call(
     address: str,
     code: int,

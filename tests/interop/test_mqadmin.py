@@ -1,6 +1,5 @@
 """mqadmin 4.9.4 and 5.3.3 against a name server and a broker: what it prints, and what it did."""
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -50,8 +49,8 @@ def fresh(name: str) -> str:
 
 
 def route(text: str) -> dict[str, Any]:
-    """The route that topicRoute prints; fastjson writes the broker ids without quotes."""
-    parsed: dict[str, Any] = json.loads(re.sub(r"([{,])(\d+):", r'\1"\2":', text))
+    """The route that topicRoute prints."""
+    parsed: dict[str, Any] = raw.java_json(text)
     return parsed
 
 
