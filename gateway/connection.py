@@ -252,7 +252,7 @@ class Connection:
 
     async def drain(self) -> None:
         """Sends what is queued; returns when the kernel has it all."""
-        if self._sending:
+        while self._sending:
             await self._drained.wait()
         if not self._outbox:
             return

@@ -25,3 +25,11 @@ async def broker(tmp_path: Path) -> AsyncIterator[Server]:
 async def namesrv(tmp_path: Path) -> AsyncIterator[Server]:
     async with running_namesrv(tmp_path) as served:
         yield served
+
+
+@pytest.fixture
+async def idle_server(kind: str, tmp_path: Path) -> AsyncIterator[Server]:
+    """One that has patience with idle connections for a second only."""
+    running = {NAMESRV: running_namesrv, BROKER: running_broker}[kind]
+    async with running(tmp_path, server_channel_max_idle_time_seconds=1) as served:
+        yield served
