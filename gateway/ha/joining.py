@@ -176,7 +176,7 @@ class Joiner:
         ours = self.holdings()
         master = await self._official_holdings(config)
         if master is None:
-            self._not_compared("the master does not tell its offsets")
+            self._not_compared("the master does not let this broker ask (ACL)")
             return Plan(ours.end, ours.end if ours.start < ours.end else None, own_make=False)
         reason = history.why_not(master, ours)
         if reason is not None:
@@ -193,10 +193,13 @@ class Joiner:
         return Plan(master.start, master.start, own_make=False)
 
     async def _official_holdings(self, config: Command) -> Holdings | None:
-        """What an official master tells of itself; None if it does not (ACL)."""
+        """What an official master tells of itself; None if it may not. Raises TryLater: one that starts up fails."""
         runtime = await self._ask(GetBrokerRuntimeInfo())
-        if config.code != ResponseCode.SUCCESS or runtime.code != ResponseCode.SUCCESS:
-            return None
+        for answer in (config, runtime):
+            if _is_denied(answer):
+                return None
+            if answer.code != ResponseCode.SUCCESS:
+                raise TryLater(answer.remark or MISSING)
         settings = dict(line.split("=", 1) for line in config.body.decode().splitlines() if "=" in line)
         figures = KVTable.decode(runtime.body).table
         try:
@@ -207,8 +210,8 @@ class Joiner:
                 int(figures["commitLogMinOffset"]),
                 int(figures["commitLogMaxOffset"]),
             )
-        except (KeyError, ValueError):
-            return None
+        except (KeyError, ValueError) as error:
+            raise TryLater(f"the master does not tell what it holds: {error!r}") from None
 
     async def _compare_last_message(self, ours: Holdings, master: Holdings) -> None:
         """Raises JoinRefused if the master has another message where we have our last one."""
@@ -220,7 +223,7 @@ class Joiner:
             self._not_compared("no message begins in both logs")
             return
         answer = await self._ask(ViewMessageById(offset=begin))
-        if answer.code == ResponseCode.NO_PERMISSION:
+        if _is_denied(answer):
             self._not_compared(answer.remark or MISSING)
             return
         # Our last message may be cut off where the last link broke.
@@ -256,6 +259,11 @@ async def parting(low: int, high: int, same: Callable[[int, int], Awaitable[bool
         else:
             differing = middle
     return min(low + equal * STEP_BYTES, high)
+
+
+def _is_denied(answer: Command) -> bool:
+    """Whether the master's ACL is why it does not answer; official brokers show their AclException as SYSTEM_ERROR."""
+    return answer.code == ResponseCode.NO_PERMISSION or "AclException" in (answer.remark or "")
 
 
 def _holdings(facts: QueryReplicationReply) -> Holdings:

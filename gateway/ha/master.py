@@ -12,9 +12,10 @@ Bounds: `MAX_LINKS` connections; a peer that is silent, or takes no bytes, for h
 and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that catching up does not hold up clients.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import structlog
 import trio
@@ -47,6 +48,9 @@ READ_BYTES = 4096
 HOT_BYTES = 64 << 20  # what was appended so recently is in the page cache
 MAX_CHECK_BYTES = 64 << 20  # bounds the work that one question can cause
 MAX_HOSTS = 1024
+SAY_AGAIN_SECONDS = 60.0
+
+T = TypeVar("T")
 
 
 class LinkRefused(Exception):
@@ -75,6 +79,7 @@ class HaMaster:
         self._link_count = 0
         self._run_start = storage.store.end_offset
         self._sent_to_host: dict[str, int] = {}
+        self._refusals: dict[str, tuple[str, float]] = {}
 
     # ---- over remoting: before a slave of our own make connects
 
@@ -170,7 +175,8 @@ class HaMaster:
         try:
             await link.run()
         except LinkRefused as error:
-            peer_log.error("slave_refused", reason=str(error))
+            if self._is_news(host, str(error)):
+                peer_log.error("slave_refused", reason=str(error))
         except (FrameError, ReportRefused) as error:
             peer_log.error("slave_closed", reason=str(error))
         except OffsetOutOfRange as error:
@@ -186,6 +192,15 @@ class HaMaster:
                 self._links.pop(link.replica, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await trio.aclose_forcefully(stream)
+
+    def _is_news(self, host: str, reason: str) -> bool:
+        """Whether to log a refusal: an official slave comes again each few seconds with other offsets."""
+        kind, now = re.sub(r"\d+", "", reason), trio.current_time()
+        last_kind, last_time = self._refusals.get(host, ("", 0.0))
+        if kind == last_kind and now - last_time < SAY_AGAIN_SECONDS:
+            return False
+        _put_bounded(self._refusals, host, (kind, now))
+        return True
 
     def _greet(self, first: int, host: str, peer: str) -> Replica:
         """The slave that a connection's first report stands for; raises LinkRefused."""
@@ -217,11 +232,14 @@ class HaMaster:
         log.info("slave_linked", slave=replica.name, offset=replica.acked, end_offset=self._storage.store.end_offset)
 
     def _note_sent(self, host: str, offset: int) -> None:
-        hosts = self._sent_to_host
-        if offset > hosts.get(host, -1):
-            if host not in hosts and len(hosts) >= MAX_HOSTS:
-                del hosts[next(iter(hosts))]
-            hosts[host] = offset
+        if offset > self._sent_to_host.get(host, -1):
+            _put_bounded(self._sent_to_host, host, offset)
+
+
+def _put_bounded(table: dict[str, T], host: str, value: T) -> None:
+    if host not in table and len(table) >= MAX_HOSTS:
+        del table[next(iter(table))]
+    table[host] = value
 
 
 class SlaveLink:

@@ -155,6 +155,7 @@ class OfficialClient:
             **changes,
         }
         self.refuses: Mapping[int, ResponseCode] = {}
+        self.remark = "refused"
         self.asked: list[int] = []
 
     async def call(self, command: Command, timeout: float) -> Command:
@@ -166,7 +167,7 @@ class OfficialClient:
 
     def _answer(self, command: Command) -> Command:
         if command.code in self.refuses:
-            return response(command, self.refuses[command.code], remark="refused")
+            return response(command, self.refuses[command.code], remark=self.remark)
         if command.code == RequestCode.GET_BROKER_CONFIG:
             return response(command, body="".join(f"{key}={text}\n" for key, text in self.config.items()).encode())
         if command.code == RequestCode.GET_BROKER_RUNTIME_INFO:

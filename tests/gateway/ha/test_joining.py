@@ -140,10 +140,29 @@ async def test_a_log_that_ends_inside_a_message_is_compared_as_far_as_it_goes() 
 
 
 @pytest.mark.parametrize("code", [RequestCode.GET_BROKER_CONFIG, RequestCode.VIEW_MESSAGE_BY_ID])
-async def test_a_master_that_may_not_tell_is_followed_unproved(code: RequestCode) -> None:
+@pytest.mark.parametrize(
+    ("answer", "remark"),
+    [(ResponseCode.NO_PERMISSION, "no"), (ResponseCode.SYSTEM_ERROR, "org.apache.rocketmq.acl.common.AclException")],
+)
+async def test_a_master_that_may_not_tell_is_followed_unproved(
+    code: RequestCode, answer: ResponseCode, remark: str
+) -> None:
     client = OfficialClient(MemoryLog(DATA))
-    client.refuses = {code: ResponseCode.NO_PERMISSION}
+    client.refuses = {code: answer}
+    client.remark = remark
     assert await make_joiner(client, MemoryLog(DATA[:5000])).join() == Plan(5000, 5000, False)
+
+
+@pytest.mark.parametrize("code", [RequestCode.GET_BROKER_CONFIG, RequestCode.GET_BROKER_RUNTIME_INFO])
+async def test_a_master_that_cannot_tell_yet_is_asked_again(code: RequestCode) -> None:
+    client = OfficialClient(MemoryLog(DATA))
+    client.refuses = {code: ResponseCode.SYSTEM_ERROR}
+    with pytest.raises(TryLater):
+        await make_joiner(client, MemoryLog(DATA[:5000])).join()
+    client.refuses = {}
+    del client.config["mappedFileSizeCommitLog"]
+    with pytest.raises(TryLater, match="mappedFileSizeCommitLog"):
+        await make_joiner(client, MemoryLog(DATA[:5000])).join()
 
 
 async def test_a_dead_master_is_tried_later() -> None:

@@ -276,6 +276,18 @@ async def test_bytes_of_this_run_that_were_never_sent_are_not_believed() -> None
         assert await slave.take(len(DATA) - 6000) == DATA[6000:]
 
 
+async def test_a_slave_that_is_refused_again_and_again_is_reported_once_a_minute(autojump_clock: MockClock) -> None:
+    master, storage = make_master(MemoryLog(DATA))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(13):
+            async with linked(master) as slave:
+                await slave.report(1 << 40)
+                assert await slave.closed()
+                storage.append(b"x")
+                await trio.sleep(5)
+    assert refusals(logs).count("that the master lacks") == 2
+
+
 async def test_an_empty_official_slave_gets_the_last_file(autojump_clock: MockClock) -> None:
     master, _ = make_master(MemoryLog(DATA))
     async with linked(master) as slave:
