@@ -3,6 +3,9 @@
 `RemotingClient` keeps one connection to one address, opened when it is first needed and again after it broke. Names
 are resolved anew at each connect, so a name server that moved is found. The one place that maps every way in which a
 call can fail to one error, `CallFailed`, whose text names the address.
+
+A connection on which an answer did not come in time is given up: the peer's machine may be gone without a word, and
+then TCP would take a quarter of an hour to notice. What else waits on the connection fails with it.
 """
 
 from collections.abc import AsyncIterator
@@ -51,6 +54,7 @@ class RemotingClient:
                 connection = await self._connected()
                 return await connection.request(command, timeout)
         except trio.TooSlowError:
+            self.close()
             raise CallFailed(f"{self.address} did not answer within {timeout:g} s") from None
         except (OSError, ValueError) as error:
             raise CallFailed(f"{self.address}: {error}") from None
@@ -74,10 +78,20 @@ class RemotingClient:
                 host, port = split_address(self.address)
                 with trio.fail_after(CONNECT_SECONDS):
                     stream = await trio.open_tcp_stream(host, port)
-                connection = Connection(stream, (host, port), self._router)
+                connection = Connection(stream, await _peer(stream), self._router)
                 await self._nursery.start(_outlive_cancellation, connection)
                 self._connection = connection
             return self._connection
+
+
+async def _peer(stream: trio.SocketStream) -> tuple[str, int]:
+    """The IP address and the port that were reached, which a name does not tell."""
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        await trio.aclose_forcefully(stream)
+        raise
+    return host, port
 
 
 async def _outlive_cancellation(

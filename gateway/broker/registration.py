@@ -1,12 +1,17 @@
 """Registration with every name server: at start, every 30 s, at each change of a topic, and after each lost connection.
 
-Each name server has a task of its own, so one that is dead or hangs delays nobody. A registration carries the whole
-topic table. Changes that come while one is under way are covered by the next one, not by one each.
+Each name server has a task of its own, so one that is dead or hangs delays nobody; whoever waits for a change to be
+known waits for those that answer. A registration carries the whole topic table. Changes that come while one is under
+way are covered by the next one, not by one each.
+
+For SETTLE_SECONDS after one that failed, registrations come each SETTLE_PERIOD_SECONDS: a name server that hung finds
+our older ones and the end of their connection in its sockets, in any order, and may forget us again.
 
 A slave learns from the answers where its master is; `answered` hands them on (spec/ha.md 2).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
 import structlog
@@ -25,10 +30,14 @@ from protocol.requests.routes import RegisterBroker, RegisterBrokerReply, Unregi
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
+SETTLE_SECONDS = 10.0
+SETTLE_PERIOD_SECONDS = 3.0
 ANNOUNCE_SECONDS = 3.0
+LAGGARD_SECONDS = 0.5
 UNREGISTER_SECONDS = 1.0
 
 Answered = Callable[[str, RegisterBrokerReply], None]
+OpenClient = Callable[[str], AbstractAsyncContextManager[RemotingClient]]
 
 
 class Registration:
@@ -41,29 +50,44 @@ class Registration:
         ha_address: str,
         *,
         answered: Answered = lambda namesrv, reply: None,
+        open_client: OpenClient = open_client,
     ) -> None:
         self._options = options
         self._topics = topics
         self._ha_address = ha_address
         self._answered = answered
+        self._open_client = open_client
         self._changes = Watermark()
         self._told: dict[str, Watermark] = {
             address.strip(): Watermark() for address in options.namesrv_addr.split(";") if address.strip()
         }
         self._unreachable: set[str] = set()
+        self._laggards: set[str] = set()
+        self._ordered: dict[str, set[str]] = {}
 
     def topic_changed(self, topic: str = "") -> None:
         """The topic table has changed: tells all name servers soon."""
         self._changes.advance(self._changes.offset + 1)
 
     async def announce(self) -> None:
-        """Tells the name servers of a change and returns when those that can be reached know it."""
+        """Tells the name servers of a change and returns when those that answer know it.
+
+        Once one does, the others have LAGGARD_SECONDS left; who needed longer is not waited for the next time.
+        """
         self.topic_changed()
         change = self._changes.offset
-        with trio.move_on_after(ANNOUNCE_SECONDS):
-            for address, told in self._told.items():
-                if address not in self._unreachable:
-                    await told.wait_for(change)
+        waiting = self._told.keys() - self._unreachable - self._laggards
+
+        async def wait(address: str) -> None:
+            await self._told[address].wait_for(change)
+            waiting.discard(address)
+            scope.deadline = min(scope.deadline, trio.current_time() + LAGGARD_SECONDS)
+
+        with trio.move_on_after(ANNOUNCE_SECONDS) as scope:
+            async with trio.open_nursery() as nursery:
+                for address in list(waiting):
+                    nursery.start_soon(wait, address)
+        self._laggards |= waiting
 
     async def run(self) -> NoReturn:
         """Registers until cancelled, then unregisters."""
@@ -73,23 +97,27 @@ class Registration:
             await trio.sleep_forever()
 
     async def _keep(self, address: str) -> NoReturn:
-        async with open_client(address) as client:
+        period = min(max(self._options.register_name_server_period, 10_000), 60_000) / 1000
+        async with self._open_client(address) as client:
             try:
+                settled = trio.current_time()
                 while True:
                     change = self._changes.offset
                     if await self._register(client):
                         self._told[address].advance(change)
-                        await self._wait_for_cause(client, change)
+                        is_settled = trio.current_time() >= settled
+                        await self._wait_for_cause(client, change, period if is_settled else SETTLE_PERIOD_SECONDS)
                     else:
+                        settled = trio.current_time() + SETTLE_SECONDS
                         await trio.sleep(RETRY_SECONDS)
             finally:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + UNREGISTER_SECONDS):
-                    await self._unregister(client)
+                if address not in self._unreachable:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + UNREGISTER_SECONDS):
+                        await self._unregister(client)
         raise AssertionError("only cancellation ends the loop")
 
-    async def _wait_for_cause(self, client: RemotingClient, known_change: int) -> None:
-        """Returns when it is time to register again: the period, a change, or a lost connection."""
-        period = min(max(self._options.register_name_server_period, 10_000), 60_000) / 1000
+    async def _wait_for_cause(self, client: RemotingClient, known_change: int, period: float) -> None:
+        """Returns when it is time to register again: after the period, a change, or a lost connection."""
 
         async def wait(for_what: Callable[[], object]) -> None:
             await for_what()  # type: ignore[misc]
@@ -115,7 +143,10 @@ class Registration:
         if client.address in self._unreachable:
             self._unreachable.discard(client.address)
             log.info("name_server_found", namesrv=client.address)
-        self._topics.set_ordered(order.keys())
+        self._laggards.discard(client.address)
+        # Name servers do not share their configurations, and one that lost its own takes nothing from the others.
+        self._ordered[client.address] = set(order)
+        self._topics.set_ordered(set().union(*self._ordered.values()))
         self._answered(client.address, reply)
         return True
 
