@@ -435,6 +435,18 @@ class ConsumeQueues:
         """
         return self._writer.write_oldest(limit)
 
+    def files_to_make(self) -> list[str]:
+        """Files that writing the tails would have to make, which takes its time."""
+        return self._writer.files_to_make()
+
+    def make_files(self, paths: list[str]) -> None:
+        """Make them in another thread; then ``note_made``. StoreFull or StoreError."""
+        self._files.make_ahead(paths)
+
+    def note_made(self, paths: list[str]) -> None:
+        """``make_files`` returned, or failed on the way."""
+        self._files.note_made(paths)
+
     def begin_flush(self, below: int | None = None, limit: int = 128) -> QueueFlush | None:
         """Write the tails of up to ``limit`` queues and say which files to sync; None: nothing to do.
 

@@ -121,6 +121,26 @@ class QueueFiles:
                 raise store_error(error, path, "write") from error
             done += len(part)
 
+    def make_ahead(self, paths: list[str]) -> None:
+        """Make empty files that tails are about to begin. Any thread; pass the paths to ``note_made`` afterwards.
+
+        Making a file takes a hundred times as long as writing a tail. StoreFull or StoreError.
+        """
+        for path in paths:
+            try:
+                self.fs.makedirs(os.path.dirname(path))
+                self.fs.close(self.fs.create(path, self.file_size))
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise store_error(error, path, "create") from error
+
+    def note_made(self, paths: list[str]) -> None:
+        """Their names are not safe yet."""
+        for path in paths:
+            directory = os.path.dirname(path)
+            self.made_directories.update((directory, os.path.dirname(directory), self.root))
+
     def _make(self, path: str, blank_until: int) -> None:
         """Make a file, with blanks in front of the place that is about to be written."""
         directory = os.path.dirname(path)

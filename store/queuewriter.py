@@ -145,6 +145,18 @@ class QueueWriter:
         queue.tail = None
         del self._tails[queue]
 
+    def files_to_make(self) -> list[str]:
+        """The files that begin inside a tail: writing it would have to make them."""
+        size = self._files.file_size
+        paths: list[str] = []
+        for queue in self._tails:
+            tail = queue.tail
+            if tail is not None:
+                begin = tail.start * UNIT_SIZE
+                bases = range(begin + -begin % size, begin + len(tail.units), size)
+                paths += [self._files.path(queue.topic, queue.queue_id, base) for base in bases]
+        return paths
+
     def begin_flush(self, below: int | None, limit: int) -> QueueFlush | None:
         """See ``ConsumeQueues.begin_flush``."""
         assert not self._in_flight, "one flush at a time"

@@ -34,7 +34,8 @@ log = structlog.get_logger(__name__)
 ROUND_BYTES: Final = 64 << 20  # so much log behind the checkpoint makes a round due
 LEAST_PAUSE_MS: Final = 5000
 MOST_PAUSE_MS: Final = 30_000
-QUEUES_IN_JOB: Final = 512
+QUEUES_IN_JOB: Final = 128  # a few milliseconds on the thread that appends
+FEW_FILES: Final = 8  # so many are made on the way
 
 
 class MaintainJob:
@@ -46,6 +47,8 @@ class MaintainJob:
         "error",
         "index_flush",
         "log_flush",
+        "made_files",
+        "make",
         "mark",
         "queue_flush",
         "ran",
@@ -56,6 +59,8 @@ class MaintainJob:
     def __init__(self) -> None:
         self.reserve: Callable[[], object] | None = None
         self.deletion: Callable[[], None] | None = None
+        self.made_files: list[str] = []
+        self.make: Callable[[], None] | None = None
         self.log_flush: FlushJob | None = None
         self.queue_flush: QueueFlush | None = None
         self.index_flush: IndexFlush | None = None
@@ -67,7 +72,7 @@ class MaintainJob:
 
     def __bool__(self) -> bool:
         flushes = (self.log_flush, self.queue_flush, self.index_flush)
-        return any(part is not None for part in (self.reserve, self.deletion, *flushes, self.checkpoint))
+        return any(part is not None for part in (self.reserve, self.deletion, self.make, *flushes, self.checkpoint))
 
     def run(self) -> None:
         """Never raises: what failed is in ``error``."""
@@ -80,6 +85,8 @@ class MaintainJob:
         except OSError as error:
             self.error = f"{error.filename or 'no space reserved ahead'}: {error.strerror or error}"
         try:
+            if self.make is not None:
+                self.make()
             self.unsafe = True
             if self.log_flush is not None:
                 self.log_flush.run()
@@ -127,6 +134,7 @@ class Upkeep:
         self._job: MaintainJob | None = None  # begun and not finished
         self._round: Mark | None = None
         self._manifest: Manifest | None = None
+        self._to_make: list[str] = []  # queue files to be made before the round's tails are written
         self._vouched = -1  # offset of the last checkpoint
         self._round_began_ms = 0
         self.derived_error: str | None = None
@@ -165,6 +173,8 @@ class Upkeep:
             if self._round is None and self._is_due(now_ms):
                 self._round = self._dispatcher.mark
                 self._manifest = self._describe(self._round)
+                missing = self._queues.files_to_make()
+                self._to_make = missing if len(missing) > FEW_FILES else []
                 self._round_began_ms = now_ms
             if self._round is None:
                 job.queue_flush = self._queues.begin_flush()
@@ -186,6 +196,10 @@ class Upkeep:
     def _begin_round_job(self, job: MaintainJob, mark: Mark) -> None:
         if self._flusher.flushed_offset < mark.offset:
             job.log_flush = self._flusher.begin()
+        if self._to_make:
+            job.made_files, self._to_make = self._to_make[:QUEUES_IN_JOB], self._to_make[QUEUES_IN_JOB:]
+            job.make = partial(self._queues.make_files, job.made_files)
+            return
         job.queue_flush = self._queues.begin_flush(mark.offset, QUEUES_IN_JOB)
         if job.queue_flush is not None and len(job.queue_flush.queues) == QUEUES_IN_JOB:
             return  # there may be more
@@ -225,6 +239,7 @@ class Upkeep:
     def finish(self, job: MaintainJob) -> bool:
         """Take over what the job reached. True: a round is under way, the next job may follow at once."""
         self._job = None
+        self._queues.note_made(job.made_files)
         if job.error is not None:
             log.error("upkeep_failed", reason=job.error)
             if job.unsafe:

@@ -111,6 +111,8 @@ class PowerLossFiles(FileSystem):
         survivors = {id(inode): inode.after_power_loss(rng, keep) for inode in names.values()}
         after._names = {name: survivors[id(inode)] for name, inode in names.items()}
         after._safe_names = dict(after._names)
+        for name in after._names:
+            after.makedirs(os.path.dirname(name))  # a directory is not gone before what is in it
         return after
 
     def kill(self) -> PowerLossFiles:
