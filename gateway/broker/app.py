@@ -30,6 +30,8 @@ from gateway.broker.replication import Replication
 from gateway.broker.state import Broker
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
+from gateway.broker.transactioncheck import TransactionCheck
+from gateway.broker.transactions import HalfMessages
 from gateway.config import BrokerOptions
 from gateway.connection import Connection
 from gateway.ha.locator import MasterLocator
@@ -118,6 +120,7 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
         groups=group_table,
         offsets=offset_table,
         delays=delays,
+        half_messages=HalfMessages(),
         clients=ClientTable(now_ms),
         locks=LockTable(now_ms),
         pulls=pulls,
@@ -188,7 +191,7 @@ def _master_services(broker: Broker) -> list[Callable[[], Awaitable[Any]]]:
     if broker.store_options.broker_role is BrokerRole.SLAVE:
         return []
     delivery = Delivery(broker)
-    return [delivery.run, delivery.save_forever]
+    return [delivery.run, delivery.save_forever, TransactionCheck(broker).run]
 
 
 async def _save_tables(broker: Broker) -> NoReturn:

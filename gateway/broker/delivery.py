@@ -20,9 +20,8 @@ import trio
 
 from gateway.broker import names
 from gateway.broker.delay import MAX_LEVELS
-from gateway.broker.ownmessages import copy_message, put
+from gateway.broker.ownmessages import copy_message, put, real_place
 from gateway.broker.state import Broker
-from gateway.broker.topics import MAX_QUEUES
 from protocol.message import NewMessage, StoredMessage, decode_record
 from store.engine import ColdRead
 from store.errors import MessageIllegal, StoreError
@@ -170,14 +169,8 @@ class Delivery:
 
 def restored(record: StoredMessage) -> NewMessage | None:
     """What consumers get of a delayed message; None if it names no place where it could go."""
-    properties = record.properties
-    topic, queue_id = properties.get("REAL_TOPIC", ""), properties.get("REAL_QID", "")
-    is_queue = queue_id.isascii() and queue_id.isdigit() and len(queue_id) <= len(str(MAX_QUEUES))
-    if (
-        not names.is_topic(topic)
-        or topic in (names.HALF_TOPIC, names.SCHEDULE_TOPIC)
-        or not (is_queue and int(queue_id) < MAX_QUEUES)
-    ):
-        log.error("delayed_message_lost", message_id=record.message_id, reason=f"it is for {topic!r}, queue {queue_id}")
+    place = real_place(record.properties)
+    if place is None:
+        log.error("delayed_message_lost", message_id=record.message_id, reason="it names no topic and queue to go to")
         return None
-    return copy_message(record, topic, int(queue_id))
+    return copy_message(record, *place)

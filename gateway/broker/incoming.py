@@ -83,6 +83,8 @@ class IncomingMessages:
         self.message_id = (self.store_host.hex().upper() + "%016X").__mod__
         """The offset message id of the message at a commitlog offset."""
         self._store_host_flag = STORE_HOST_V6 if len(self.store_host) > 8 else 0
+        self.own_host_flags = self._store_host_flag | BORN_HOST_V6 if self._store_host_flag else 0
+        """The sysFlag of a message that was born here."""
 
     def accept(self, header: SendHeader, command: Command, connection: Connection) -> NewMessage:
         """The message of one plain send; raises Refused."""

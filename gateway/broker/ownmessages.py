@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway.broker import names
 from gateway.broker.incoming import index_keys
-from protocol.message import NewMessage, StoredMessage, format_properties, tags_code
-from store.errors import ColdRead
+from gateway.broker.topics import MAX_QUEUES
+from protocol.message import MAX_PROPERTIES_BYTES, NewMessage, StoredMessage, format_properties, tags_code
+from store.errors import ColdRead, MessageIllegal
 
 if TYPE_CHECKING:
     from gateway.broker.state import Broker
@@ -49,8 +51,24 @@ def copy_message(
     )
 
 
+def real_place(properties: Mapping[str, str]) -> tuple[str, int] | None:
+    """Topic and queue of a message that was set aside; None if they cannot be any, as in a damaged or strange store."""
+    topic, text = properties.get("REAL_TOPIC", ""), properties.get("REAL_QID", "")
+    if not names.is_topic(topic) or topic in (names.HALF_TOPIC, names.OP_HALF_TOPIC, names.SCHEDULE_TOPIC):
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_QUEUES))):
+        return None
+    queue_id = int(text)
+    return (topic, queue_id) if queue_id < MAX_QUEUES else None
+
+
 def put(broker: "Broker", messages: list[NewMessage]) -> int:
-    """Appends the messages, counts them and wakes who waits for them; returns the log's end. Raises StoreError."""
+    """Appends the messages, counts them and wakes who waits for them; returns the log's end. Raises StoreError.
+
+    MessageIllegal if the properties of one have grown too long for a record.
+    """
+    if any([len(message.properties) > MAX_PROPERTIES_BYTES for message in messages]):
+        raise MessageIllegal(f"properties above {MAX_PROPERTIES_BYTES} bytes")
     end = broker.storage.append(messages)
     broker.metrics.messages_stored(messages)
     broker.stats.messages_stored(len(messages), sum([message.size for message in messages]))

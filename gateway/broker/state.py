@@ -15,6 +15,7 @@ from gateway.broker.registration import Registration
 from gateway.broker.replication import Replication
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
+from gateway.broker.transactions import HalfMessages
 from gateway.config import BrokerOptions
 from gateway.metrics import Metrics
 from gateway.server import ConnectionTable
@@ -36,6 +37,7 @@ class Broker:
     groups: GroupTable
     offsets: OffsetTable
     delays: DelayTable
+    half_messages: HalfMessages
     clients: ClientTable
     locks: LockTable
     pulls: ParkedPulls

@@ -11,9 +11,10 @@ from gateway.broker.handlers import (
     runtime,
     send,
     topics,
+    transactions,
 )
 
 ROUTES = [
     module.routes
-    for module in (send, pull, queries, offsets, retries, clients, groups, topics, runtime, replication)
+    for module in (send, pull, queries, offsets, retries, transactions, clients, groups, topics, runtime, replication)
 ]

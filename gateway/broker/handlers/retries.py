@@ -14,9 +14,9 @@ from gateway.broker.state import Broker
 from gateway.routing import Call, Refused, Routes
 from protocol.bodies import SubscriptionGroupConfig
 from protocol.codes import PERM_WRITE, ResponseCode
-from protocol.message import MAX_PROPERTIES_BYTES, NewMessage, StoredMessage
+from protocol.message import NewMessage, StoredMessage
 from protocol.requests.send import ConsumerSendMsgBack
-from store.errors import StoreError
+from store.errors import MessageIllegal, StoreError
 from store.options import BrokerRole
 
 routes = Routes()
@@ -44,10 +44,10 @@ async def consumer_send_msg_back(broker: Broker, call: Call[ConsumerSendMsgBack]
     if record is None:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"look message by offset failed, {header.offset}")
     message = _retry(broker, header, record, retry_queue, _limit(call, group))
-    if len(message.properties) > MAX_PROPERTIES_BYTES:
-        raise Refused(ResponseCode.SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED")
     try:
         end = put(broker, [message])
+    except MessageIllegal:
+        raise Refused(ResponseCode.SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED") from None
     except StoreError as error:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"SERVICE_NOT_AVAILABLE: {error}") from None
     if broker.storage.promises_more_than_append:

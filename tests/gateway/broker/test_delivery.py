@@ -14,57 +14,14 @@ from gateway.broker.delivery import Delivery, restored
 from gateway.broker.incoming import split_properties
 from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.pulls import ParkedPull
-from protocol.codes import RequestCode, ResponseCode
-from protocol.command import Command
-from protocol.message import StoredMessage, decode_record, tags_code
-from protocol.requests.send import SendMessageReply, SendMessageV2
+from protocol.message import tags_code
 from store.errors import ColdRead, MessageIllegal, StoreFull
 from store.options import FlushDiskType
 from tests.gateway.broker.golden import VERSIONS, golden_records
 from tests.gateway.broker.handlers.rig import Rig
+from tests.gateway.broker.producing import bodies, send, sent, stored
 
 Make = Callable[..., Rig]
-
-
-def send(rig: Rig, topic: str = "T", *, queue_id: int = 0, body: bytes = b"x", **properties: str) -> Command:
-    """The request of a producer; its answer is at the rig's tool."""
-    text = "\x02".join(f"{name}\x01{value}" for name, value in properties.items())
-    header = SendMessageV2(
-        producer_group="p",
-        topic=topic,
-        default_topic="TBW102",
-        default_topic_queue_nums=4,
-        queue_id=queue_id,
-        sys_flag=0,
-        born_timestamp=rig.clock.ms - 5,
-        flag=9,
-        properties=text,
-    )
-    command = Command(RequestCode.SEND_MESSAGE_V2, 7, header=header, body=body)
-    handler = rig.router.batch_handler(command.code)
-    assert handler is not None
-    rig.router.run_batch(handler, rig.tool, [command])  # type: ignore[arg-type]
-    return command
-
-
-async def sent(rig: Rig, **arguments: Any) -> SendMessageReply:
-    """Sends, and returns the reply."""
-    send(rig, **arguments)
-    answer = await rig.tool.answers.receive()
-    assert answer.code == ResponseCode.SUCCESS
-    return answer.typed_header(SendMessageReply)
-
-
-def delivered(rig: Rig, topic: str = "T", queue_id: int = 0) -> list[StoredMessage]:
-    store = rig.broker.store
-    found: list[bytes | memoryview] = []
-    while len(found) < store.max_offset(topic, queue_id):
-        found += store.get(topic, queue_id, len(found), 1000, allow_cold=True).data
-    return [decode_record(data) for data in found]
-
-
-def bodies(rig: Rig, topic: str = "T", queue_id: int = 0) -> list[bytes]:
-    return [record.body for record in delivered(rig, topic, queue_id)]
 
 
 async def test_a_message_comes_when_its_time_has_come(rig: Rig) -> None:
@@ -86,11 +43,11 @@ async def test_what_consumers_get(rig: Rig) -> None:
     """The message as it was sent, with the marks of its wait, as the official broker leaves them."""
     reply = await sent(rig, queue_id=2, DELAY="1", TAGS="a", KEYS="k1 k2", UNIQ_KEY="u", colour="blue")
     assert (reply.queue_id, reply.queue_offset) == (2, 0)
-    (waiting,) = delivered(rig, SCHEDULE_TOPIC)
+    (waiting,) = stored(rig, SCHEDULE_TOPIC)
     assert reply.msg_id == waiting.message_id
     rig.clock.advance(1500)
     await Delivery(rig.broker).round()
-    (record,) = delivered(rig, queue_id=2)
+    (record,) = stored(rig, queue_id=2)
     assert record.properties == waiting.properties
     assert record.properties == {
         "DELAY": "1",
@@ -123,7 +80,6 @@ async def test_many_at_once_in_their_order(rig: Rig) -> None:
 async def test_parked_pulls_are_woken(rig: Rig) -> None:
     woken: list[str] = []
     pull = ParkedPull(rig.tool, ("T", 0), None, 1e9, lambda: woken.append("T"))  # type: ignore[arg-type]
-    rig.tool.on_close = lambda callback: None  # type: ignore[attr-defined]
     await sent(rig, DELAY="1")
     assert rig.broker.pulls.park(pull)
     await Delivery(rig.broker).round()
@@ -273,7 +229,7 @@ async def test_cold_messages_are_read_in_a_thread(rig: Rig, monkeypatch: pytest.
 async def test_a_message_without_a_place_to_go_is_given_up(rig: Rig, change: dict[str, str]) -> None:
     """Such as those that an official broker's directory may hold."""
     await sent(rig, DELAY="1")
-    (record,) = delivered(rig, SCHEDULE_TOPIC)
+    (record,) = stored(rig, SCHEDULE_TOPIC)
     assert restored(record) is not None
     properties = record.properties | change
     record.properties_data = "\x02".join(f"{name}\x01{value}" for name, value in properties.items()).encode()

@@ -18,6 +18,7 @@ from store.errors import ColdRead, StoreFull
 from store.options import BrokerRole, FlushDiskType
 from tests.gateway.broker.golden import VERSIONS, golden_records
 from tests.gateway.broker.handlers.rig import Rig
+from tests.gateway.broker.producing import stored
 
 Make = Callable[..., Rig]
 
@@ -33,11 +34,6 @@ async def send_back(rig: Rig, offset: int = 0, group: str = "g", level: int = 0,
 async def refusal(rig: Rig, *args: Any, **arguments: Any) -> tuple[int, str]:
     answer = await send_back(rig, *args, **arguments)
     return answer.code, answer.remark or ""
-
-
-def stored(rig: Rig, topic: str, queue_id: int = 0) -> list[StoredMessage]:
-    data = rig.broker.store.get(topic, queue_id, 0, 32, allow_cold=True).data
-    return [decode_record(record) for record in data]
 
 
 async def again(rig: Rig, level: int) -> StoredMessage:
