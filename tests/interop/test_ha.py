@@ -4,8 +4,12 @@ A pair is (master, slave). Commitlogs are compared as files; consume queues and 
 and queries answer, because makes keep them on disk at different times.
 """
 
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,7 +17,7 @@ import pytest
 from tests.interop import maven, raw
 from tests.interop.child import wait_until
 from tests.interop.conftest import give_up
-from tests.interop.driver import Driver, Json, Producer
+from tests.interop.driver import ClientError, Driver, Json, Producer
 from tests.interop.processes import OURS, Broker, Cluster
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
@@ -147,7 +151,19 @@ def answers(expected: bytes, ask: Callable[..., bytes], *arguments: object) -> b
 
 def send_until_replicated(producer: Producer, topic: str) -> None:
     """Sends until a send is acknowledged by the slave."""
-    wait_until(lambda: producer.send(topic, "waits for a slave")["status"] == "SEND_OK", "an acknowledged send", 30)
+
+    def replicated() -> bool:
+        try:
+            return bool(producer.send(topic, "waits for a slave")["status"] == "SEND_OK")
+        except ClientError:  # while the master's restart is news to the client
+            return False
+
+    wait_until(replicated, "an acknowledged send", 75, 0.2)
+
+
+def says(broker: Broker, *words: str, timeout: float = 30) -> str:
+    """The line of the broker's output with all these words, once there is one."""
+    return broker.running.wait_line("".join(f"(?=.*{re.escape(word)})" for word in words), timeout)
 
 
 def acknowledged(results: list[Json]) -> None:
@@ -184,3 +200,150 @@ def test_a_slave_is_a_copy_of_its_master_through_deaths(
     master.kill()
     with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
         assert len(consumer.received(count)) >= count
+
+
+# ---- histories that differ
+
+
+def keep_aside(broker: Broker) -> Path:
+    """A copy of the store of a stopped broker, to come back to later."""
+    copy = broker.store.with_name("store-aside")
+    shutil.copytree(broker.store, copy)
+    return copy
+
+
+def put_back(broker: Broker, copy: Path) -> None:
+    shutil.rmtree(broker.store)
+    copy.rename(broker.store)
+
+
+@pytest.mark.parametrize("master_kind", [OURS, "4.8.0", "4.9.4", "5.3.3"])
+def test_our_slave_does_not_follow_a_master_that_lost_its_tail(
+    cluster: Cluster, producer: Producer, master_kind: str
+) -> None:
+    """First the master is behind, then it has grown beyond the slave with other messages.
+
+    Both are told apart.
+    """
+    master = add_master(cluster, master_kind)
+    topic = new_topic(producer, cluster)
+    slave = add_slave(cluster, OURS)
+    send_until_replicated(producer, topic)
+    master.stop()
+    copy = keep_aside(master)
+    master.start()
+    cluster.wait_registered(master)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "kept by the slave only", 5))
+    wait_copied(slave, master)
+    before = commitlog(slave)
+
+    master.kill()
+    put_back(master, copy)
+    master.start()
+    says(slave, "replication_refused", "bytes that the master lacks")
+    cluster.wait_registered(master)
+    producer.send_many(topic, "written anew", 100, size=2000, wait=False)
+    line = says(slave, "replication_refused", "the two logs were written by different masters", timeout=45)
+    if master_kind == OURS:
+        assert "They are equal up to offset" in line
+        says(master, "slave_refused", "different masters")
+    assert {result["status"] for result in producer.send_many(topic, "alone", 1)} <= NOT_REPLICATED
+    assert commitlog(slave) == before
+
+
+NOT_REPLICATED: Final = {"SLAVE_NOT_AVAILABLE", "FLUSH_SLAVE_TIMEOUT"}
+
+
+@pytest.mark.parametrize("slave_kind", ["4.8.0", "4.9.4", "5.3.3"])
+def test_our_master_that_lost_its_tail_does_not_count_an_official_slave(
+    cluster: Cluster, producer: Producer, slave_kind: str
+) -> None:
+    master = add_master(cluster, OURS)
+    topic = new_topic(producer, cluster)
+    slave = add_slave(cluster, slave_kind)
+    send_until_replicated(producer, topic)
+    master.stop()
+    copy = keep_aside(master)
+    master.start()
+    cluster.wait_registered(master)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "kept by the slave only", 5))
+    wait_copied(slave, master)
+
+    master.kill()
+    put_back(master, copy)
+    master.start()
+    says(master, "slave_refused", "bytes that the master lacks")
+    cluster.wait_registered(master)
+    producer.send_many(topic, "written anew", 100, size=2000, wait=False)
+    says(master, "slave_refused", "has other bytes there")
+    assert {result["status"] for result in producer.send_many(topic, "alone", 2)} == {"SLAVE_NOT_AVAILABLE"}
+
+
+# ---- a new slave, a late master, a change of roles
+
+
+@pytest.mark.parametrize("master_kind", [OURS, "4.9.4", "5.3.3"])
+def test_a_new_slave_takes_the_whole_log_if_it_is_told_to(
+    cluster: Cluster, producer: Producer, master_kind: str
+) -> None:
+    master = add_master(cluster, master_kind, "ASYNC_MASTER")
+    topic = new_topic(producer, cluster)
+    producer.send_many(topic, "old", 700, size=4000, keys="k-old")
+    slave = add_slave(cluster, OURS, haSyncWholeLog="true")
+    wait_copied(slave, master)
+    assert len(commitlog(slave)) >= 3
+    wait_same_answers(slave, master, topic, ["k-old"])
+    slave.restart(kill=True)
+    producer.send_many(topic, "new", 10)
+    wait_copied(slave, master)
+
+
+@pytest.mark.parametrize("master_kind", [OURS, "4.9.4"])
+def test_a_slave_that_waits_links_soon_after_its_masters_start(cluster: Cluster, master_kind: str) -> None:
+    slave = add_slave(cluster, OURS)
+    master = add_master(cluster, master_kind)
+    booted = time.monotonic()
+    slave.running.wait_line("linked_to_master", 10)
+    assert time.monotonic() - booted < 2.5
+    master.restart(kill=True)
+    booted = time.monotonic()
+    wait_until(lambda: slave.running.output.count("linked_to_master") == 2, "the second link", 10)
+    assert time.monotonic() - booted < 2.5
+
+
+@pytest.mark.parametrize("official", ["4.8.0", "4.9.4", "5.3.3"])
+def test_a_broker_moves_house_and_back(cluster: Cluster, producer: Producer, official: str) -> None:
+    """An official master is replaced by its PocketMQ slave and becomes the slave of that.
+
+    Then the other way round.
+    """
+    theirs = add_master(cluster, official)
+    topic = new_topic(producer, cluster)
+    ours = add_slave(cluster, OURS)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "official", 50))
+    wait_copied(ours, theirs)
+
+    theirs.stop()
+    ours.restart(brokerId=0, brokerRole="SYNC_MASTER")
+    theirs.start(brokerId=1, brokerRole="SLAVE")
+    cluster.wait_registered(ours)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "ours", 50))
+    wait_copied(theirs, ours)
+
+    ours.stop()
+    theirs.restart(brokerId=0, brokerRole="SYNC_MASTER")
+    ours.start(brokerId=1, brokerRole="SLAVE")
+    cluster.wait_registered(theirs)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "official again", 50))
+    wait_copied(ours, theirs)
+    wait_same_answers(ours, theirs, topic, [])
+    with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
+        count = sum(len(list(split(pulled(theirs, topic, queue)))) for queue in range(2))
+        bodies = {message["body"] for message in consumer.received(count)}
+    wanted = {f"{prefix}{number}" for prefix in ("official", "ours", "official again") for number in range(50)}
+    assert wanted <= bodies
