@@ -199,8 +199,10 @@ class Reader:
                     break
                 end = physical + size
                 last += 1
-            span = self._read(begin, end - begin, allow_cold)
-            found += [_checked(span, physical - begin, physical, size) for _, physical, size in places[first:last]]
+            data = self._read(begin, end - begin, allow_cold)
+            view = memoryview(data)
+            for _, physical, size in places[first:last]:
+                found.append(_checked(data, view, physical - begin, physical, size))
             first = last
         return found
 
@@ -226,33 +228,32 @@ class Reader:
             self._damaged(physical, reason)
         return None
 
-    def _read(self, begin: int, length: int, allow_cold: bool) -> memoryview:
+    def _read(self, begin: int, length: int, allow_cold: bool) -> bytes | bytearray:
         try:
             data = self._log.read(begin, length) if allow_cold else self._log.read_cached(begin, length)
         except OffsetOutOfRange:
-            return memoryview(b"")
+            return b""
         if data is None:
             raise ColdRead
-        return memoryview(data)
+        return data
 
 
-def _checked(span: memoryview, at: int, physical: int, size: int) -> memoryview | str:
-    """The record in the span if it is the one that the queue means, or what is wrong."""
+def _checked(data: bytes | bytearray, view: memoryview, at: int, physical: int, size: int) -> memoryview | str:
+    """The record in the data if it is the one that the queue means, or what is wrong. ``view`` is of ``data``."""
     end = at + size
-    if end > len(span):
+    if end > len(data):
         return "the queue names a place outside the log"
-    fixed = FIXED_V4.unpack_from(span, at)
+    total, magic, crc, _, _, place, sys_flag, _, body_length = FIXED_V4.unpack_from(data, at)
     body_at = at + PREFIX_V4.size
-    body_length = fixed[8]
-    if fixed[6] & HOST_FLAGS:
-        body_at = at + PREFIXES[fixed[6] & HOST_FLAGS].size
-        body_length = int.from_bytes(span[body_at - 4 : body_at], "big", signed=True)
-    if fixed[0] != size or (fixed[1] != MAGIC_V1 and fixed[1] != MAGIC_V2) or fixed[5] != physical:
+    if sys_flag & HOST_FLAGS:
+        body_at = at + PREFIXES[sys_flag & HOST_FLAGS].size
+        body_length = int.from_bytes(data[body_at - 4 : body_at], "big", signed=True)
+    if total != size or place != physical or (magic != MAGIC_V1 and magic != MAGIC_V2):
         return "no record begins where the queue says"
     body_end = body_at + body_length
-    if not body_at <= body_end < end or (body_length and crc32(span[body_at:body_end]) & CRC_MASK != fixed[2]):
+    if not body_at <= body_end < end or (body_length and crc32(view[body_at:body_end]) & CRC_MASK != crc):
         return "CRC of the body does not match"
-    return span[at:end]
+    return view[at:end]
 
 
 class _Search:
@@ -314,47 +315,58 @@ class _Search:
     def _pick(self, matches: TagMatch | None, most: int) -> list[_Place]:
         """The next units that match, until the answer would be full; counts them as taken."""
         places: list[_Place] = []
-        units = self.units
-        limits = self._limits
         log_begin = self._reader._log.start_offset
-        disk_below = self._log_end - limits.memory_bytes
+        log_end = self._log_end
+        disk_below = log_end - self._limits.memory_bytes
+        on_disk = False
+        most_bytes, most_count = self._most(on_disk)
+        count, total = self._count, self._size
+        first = self._begin
         index = self._next
-        while index < len(units) and len(places) < most:
-            physical, size, code = units[index]
-            if size == BLANK_SIZE and physical == 0:
-                index += 1
-                continue
-            if size < MIN_RECORD_BYTES or not 0 <= physical < self._log_end:
-                # No record is like that. Whether it matches is not known, so it is looked into.
-                places.append((self._begin + index, physical, size))
-                self._count += 1
-                self._size += size
-                index += 1
-                continue
-            self._last_physical = physical
-            if physical < log_begin:
-                self._removed = True
-                index += 1
-                continue
-            if self._count and self._is_full(size, physical < disk_below):
-                self._full = True
+        for physical, size, code in self.units[index:]:
+            if len(places) == most:
                 break
-            if matches is None or matches(code):
-                places.append((self._begin + index, physical, size))
-                self._count += 1
-                self._size += size
+            if size < MIN_RECORD_BYTES or size == BLANK_SIZE or not log_begin <= physical < log_end:
+                if self._is_passed(physical, size, log_begin):
+                    index += 1
+                    continue
+                # No record is like that. Whether it matches is not known, so it is looked into.
+                size = max(size, 0)
+            else:
+                self._last_physical = physical
+                if (physical < disk_below) != on_disk:
+                    on_disk = not on_disk
+                    most_bytes, most_count = self._most(on_disk)
+                if count and (count >= most_count or total + size > most_bytes):
+                    self._full = True
+                    break
+                if matches is not None and not matches(code):
+                    index += 1
+                    continue
+            places.append((first + index, physical, size))
+            count += 1
+            total += size
             index += 1
-        self._next = index
+        self._next, self._count, self._size = index, count, total
         return places
 
-    def _is_full(self, size: int, on_disk: bool) -> bool:
-        if self._count >= self._max_count or self._size + size > self._max_bytes:
-            return True
+    def _most(self, on_disk: bool) -> tuple[int, int]:
+        """How many bytes and messages the answer may have at this place of the log."""
         limits = self._limits
         if on_disk:
             self._cold = True
-            return self._size + size > limits.bytes_disk or self._count >= limits.count_disk
-        return self._size + size > limits.bytes_memory or self._count >= limits.count_memory
+            return min(limits.bytes_disk, self._max_bytes), min(limits.count_disk, self._max_count)
+        return min(limits.bytes_memory, self._max_bytes), min(limits.count_memory, self._max_count)
+
+    def _is_passed(self, physical: int, size: int, log_begin: int) -> bool:
+        """Whether a unit that names no record of the log is there by right."""
+        if size == BLANK_SIZE and physical == 0:
+            return True
+        if size >= MIN_RECORD_BYTES and 0 <= physical < log_begin:
+            self._removed = True
+            self._last_physical = physical
+            return True
+        return False
 
 
 def _accepts(record: memoryview, properties_match: PropertiesMatch | None) -> bool:
