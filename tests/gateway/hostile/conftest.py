@@ -1,11 +1,23 @@
 """Both servers, each with a healthy client beside it whose every request must be served until the test ends."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.gateway.hostile.rig import BROKER, NAMESRV, Server, running_broker, running_namesrv
+
+
+ACCIDENTS = frozenset({"request_failed", "connection_failed"})
+"""What a server logs when it was surprised; whatever a peer says must be refused on purpose."""
+
+
+@pytest.fixture(autouse=True)
+def no_accidents() -> Iterator[None]:
+    with capture_logs() as logs:
+        yield
+    assert [entry for entry in logs if entry["event"] in ACCIDENTS] == []
 
 
 @pytest.fixture(params=[NAMESRV, BROKER])

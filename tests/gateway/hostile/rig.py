@@ -4,8 +4,12 @@ The clients here share no codec with the project on purpose: what looks at a ser
 """
 
 import json
+import os
+import resource
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -188,7 +192,7 @@ class Server:
             while self.turns < target:
                 await self._turned.wait()
 
-    async def be_healthy(self, turn: Callable[[Client], Awaitable[None]], client: Client) -> None:
+    async def be_healthy(self, turn: "Turn", client: Client) -> None:
         while True:
             started = trio.current_time()
             await turn(client)
@@ -214,18 +218,58 @@ def free_ports() -> int:
             return port
 
 
+Turn = Callable[[Client], Awaitable[None]]
+Start = Callable[[Server, Client], Awaitable[Turn]]
+
+
 @asynccontextmanager
-async def serving(server: Server, serve: Callable[..., Awaitable[None]], healthy: Any) -> AsyncIterator[Server]:
-    """The server and its healthy client for the length of a block; the client must have been served until the end."""
+async def healthy(server: Server, start: Start) -> AsyncIterator[Server]:
+    """A healthy client for the length of a block, which must have been served until the end."""
+    async with server.client() as client, trio.open_nursery() as nursery:
+        nursery.start_soon(server.be_healthy, await start(server, client), client)
+        await server.more_turns()
+        yield server
+        await server.more_turns()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving(server: Server, serve: Callable[..., Awaitable[None]], start: Start) -> AsyncIterator[Server]:
+    """The server in this process, and its healthy client, for the length of a block."""
     async with trio.open_nursery() as nursery:
         await nursery.start(serve)
-        async with server.client() as client, trio.open_nursery() as clients:
-            clients.start_soon(server.be_healthy, await healthy(server, client, clients), client)
-            await server.more_turns()
+        async with healthy(server, start):
             yield server
-            await server.more_turns()
-            clients.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def process(
+    kind: str, directory: Path, *, open_files: int | None = None, **keys: object
+) -> AsyncIterator[tuple[Server, int]]:
+    """A server started as a user starts it, its healthy client, and its process id; it must end well when told to."""
+    server = Server(kind, free_ports(), directory, [])
+    keys = {"listenPort": server.port, "bindAddress": "127.0.0.1", "metricsPort": 0, "logDir": ""} | PATHS[kind] | keys
+    command = [sys.executable, "-c", f"import sys; from gateway.cli import mq{kind} as main; sys.exit(main())"]
+    command += [f"{key}={value}" for key, value in keys.items()]
+    limit = None if open_files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (open_files,) * 2)
+    with (directory / "log").open("wb") as log:
+        started = await trio.lowlevel.open_process(
+            command, cwd=directory, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=log, preexec_fn=limit
+        )
+        async with started.stdout as said:  # type: ignore[union-attr]
+            with trio.fail_after(PATIENCE_SECONDS):
+                while b"boot success" not in await said.receive_some():
+                    pass
+            try:
+                async with healthy(server, STARTS[kind]):
+                    yield server, started.pid
+                started.terminate()
+                with trio.fail_after(PATIENCE_SECONDS):
+                    assert await started.wait() == 0
+            finally:
+                started.kill()
+                await started.wait()
 
 
 # ---- the name server
@@ -251,7 +295,7 @@ async def running_namesrv(directory: Path, **others: Any) -> AsyncIterator[Serve
 
 
 REGISTRATION: Final[dict[str, object]] = {
-    "brokerName": "broker-a",
+    "brokerName": "healthy-broker",
     "brokerAddr": "127.0.0.1:10911",
     "clusterName": "C",
     "haServerAddr": "127.0.0.1:10912",
@@ -266,7 +310,7 @@ def registration_body(topic: str = TOPIC) -> bytes:
     return json.dumps({"topicConfigSerializeWrapper": wrapper, "filterServerList": []}).encode()
 
 
-async def _poll_routes(server: Server, client: Client, nursery: trio.Nursery) -> Callable[[Client], Awaitable[None]]:
+async def _poll_routes(server: Server, client: Client) -> Turn:
     """A broker that registers over and over, and the route that its clients see."""
     first = await client.ask(REGISTER_BROKER, REGISTRATION, registration_body())
     assert first.code == 0
@@ -347,7 +391,7 @@ def pull_fields(topic: str = TOPIC, queue_id: int = 0, offset: int = 0, **others
     return fields | others
 
 
-async def _send_messages(server: Server, client: Client, nursery: trio.Nursery) -> Callable[[Client], Awaitable[None]]:
+async def _send_messages(server: Server, client: Client) -> Turn:
     """A producer to queue 3 that consumes what it sends: nothing may be lost, doubled or changed."""
     assert (await client.ask(CREATE_TOPIC, TOPIC_FIELDS)).code == 0
     number = 0
@@ -364,3 +408,25 @@ async def _send_messages(server: Server, client: Client, nursery: trio.Nursery) 
         number += 1
 
     return turn
+
+
+# ---- servers in a process of their own
+
+STARTS: Final[dict[str, Start]] = {NAMESRV: _poll_routes, BROKER: _send_messages}
+PATHS: Final[dict[str, dict[str, object]]] = {
+    NAMESRV: {"kvConfigPath": "kv.json", "configStorePath": "namesrv.properties"},
+    BROKER: {
+        "storePathRootDir": "store",
+        "brokerIP1": "127.0.0.1",
+        "brokerName": "broker-a",
+        "mappedFileSizeCommitLog": 64 << 20,
+    },
+}
+ENVIRONMENT: Final = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[3])}
+
+
+def resident_mb(pid: int) -> int:
+    """What the process has in memory of its own (RssAnon)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) // 1024

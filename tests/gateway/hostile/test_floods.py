@@ -1,6 +1,7 @@
 """Very many requests at once, and very many connections that say little or nothing."""
 
 import resource
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -121,29 +122,21 @@ def connection_count() -> int:
 
 
 async def test_thousands_of_idle_connections(server: Server) -> None:
-    streams = []
-    try:
+    async with AsyncExitStack() as stack:
         for _ in range(connection_count()):
-            streams.append((await server.connect()).stream)
+            last = await stack.enter_async_context(server.client())
         await server.more_turns(20)
-        last = Client(streams[-1])
         assert await last.is_served()
-    finally:
-        for stream in streams:
-            await trio.aclose_forcefully(stream)
     await server.more_turns(20)
 
 
 async def test_hundreds_of_senders_of_single_bytes(server: Server) -> None:
-    clients = [await server.connect() for _ in range(min(300, connection_count()))]
-    try:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(server.client()) for _ in range(min(300, connection_count()))]
         for byte in HALF:
             for client in clients:
                 await client.send(bytes([byte]))
         await server.more_turns(20)
-    finally:
-        for client in clients:
-            await trio.aclose_forcefully(client.stream)
 
 
 @pytest.mark.parametrize("kind", [NAMESRV, BROKER])

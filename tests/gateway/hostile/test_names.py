@@ -132,7 +132,7 @@ async def test_an_empty_group_of_a_leaving_client_is_no_group(broker: Server) ->
 
 async def test_the_name_server_knows_no_illegal_topic(namesrv: Server) -> None:
     before = namesrv.names_on_disk()
-    queues = {"queueDatas": [{"brokerName": "broker-a", "perm": 6, "readQueueNums": 1, "writeQueueNums": 1}]}
+    queues = {"queueDatas": [{"brokerName": "healthy-broker", "perm": 6, "readQueueNums": 1, "writeQueueNums": 1}]}
     async with namesrv.client() as client:
         for topic in ("", *ILLEGAL, TOO_LONG_TOPIC):
             assert_refused(await client.ask(105, {"topic": topic}), f"route of {topic[:50]!r}")
