@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.interop import external, raw
 from tests.interop.child import free_ports, wait_until
+from tests.interop.codes import NAMES
 from tests.interop.driver import Driver, Producer
 from tests.interop.mqadmin import mqadmin
 from tests.interop.processes import PROJECT, Broker, Cluster
@@ -38,78 +39,6 @@ SMALL_STORE: Final[Mapping[str, Any]] = {
 PULL_MESSAGE: Final = 11
 
 CPP: Final = "4.9.4-cpp"
-
-# The codes that are worth a file when they pass, and the file's name.
-NAMES: Final = {
-    10: "send-message",
-    11: "pull-message",
-    12: "query-message",
-    14: "query-consumer-offset",
-    15: "update-consumer-offset",
-    17: "update-and-create-topic",
-    21: "get-all-topic-config",
-    25: "update-broker-config",
-    26: "get-broker-config",
-    28: "get-broker-runtime-info",
-    29: "search-offset-by-timestamp",
-    30: "get-max-offset",
-    31: "get-min-offset",
-    32: "get-earliest-msg-storetime",
-    33: "view-message-by-id",
-    34: "heart-beat",
-    35: "unregister-client",
-    36: "consumer-send-msg-back",
-    37: "end-transaction",
-    38: "get-consumer-list-by-group",
-    39: "check-transaction-state",
-    40: "notify-consumer-ids-changed",
-    41: "lock-batch-mq",
-    42: "unlock-batch-mq",
-    43: "get-all-consumer-offset",
-    45: "get-all-delay-offset",
-    46: "check-client-config",
-    100: "put-kv-config",
-    101: "get-kv-config",
-    102: "delete-kv-config",
-    103: "register-broker",
-    104: "unregister-broker",
-    105: "get-routeinfo-by-topic",
-    106: "get-broker-cluster-info",
-    200: "update-and-create-subscriptiongroup",
-    201: "get-all-subscriptiongroup-config",
-    202: "get-topic-stats-info",
-    203: "get-consumer-connection-list",
-    204: "get-producer-connection-list",
-    205: "wipe-write-perm-of-broker",
-    206: "get-all-topic-list-from-nameserver",
-    207: "delete-subscriptiongroup",
-    208: "get-consume-stats",
-    215: "delete-topic-in-broker",
-    216: "delete-topic-in-namesrv",
-    219: "get-kvlist-by-namespace",
-    220: "reset-consumer-client-offset",
-    221: "get-consumer-status-from-client",
-    222: "invoke-broker-to-reset-offset",
-    224: "get-topics-by-cluster",
-    300: "query-topic-consume-by-who",
-    304: "get-system-topic-list-from-ns",
-    305: "get-system-topic-list-from-broker",
-    307: "get-consumer-running-info",
-    309: "consume-message-directly",
-    310: "send-message-v2",
-    315: "view-broker-stats-data",
-    318: "update-namesrv-config",
-    319: "get-namesrv-config",
-    320: "send-batch-message",
-    321: "query-consume-queue",
-    322: "query-data-version",
-    323: "resume-check-half-message",
-    327: "add-write-perm-of-broker",
-    342: "get-topic-config",
-    343: "query-subscription-by-consumer-or-topic-config",
-    352: "get-subscriptiongroup-config",
-    361: "lite-pull-message",
-}
 
 # (command, what it is given beside -n); {broker}, {cluster}, {topic}, {group}, {client} are filled in
 ADMIN: Final[Sequence[tuple[str, ...]]] = (

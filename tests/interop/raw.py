@@ -8,11 +8,13 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 V4_9_4: Final = 401
 
+PULL_MESSAGE: Final = 11
+GET_MIN_OFFSET: Final = 31
 GET_ROUTEINFO_BY_TOPIC: Final = 105
 GET_BROKER_CLUSTER_INFO: Final = 106
 
@@ -133,6 +135,19 @@ def call(
     OSError when it cannot be reached in `timeout` seconds.
     """
     host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout) as sock:
+        return ask(sock, code, fields, body, version=version)
+
+
+def ask(
+    sock: socket.socket,
+    code: int,
+    fields: Mapping[str, object] | None = None,
+    body: bytes = b"",
+    *,
+    version: int = V4_9_4,
+) -> Answer:
+    """Asks on a connection that carries nothing else."""
     asked = {
         "code": code,
         "flag": 0,
@@ -141,7 +156,54 @@ def call(
         "version": version,
         "extFields": {key: str(value) for key, value in (fields or {}).items()},
     }
-    with socket.create_connection((host, int(port)), timeout) as sock:
-        sock.sendall(frame(asked, body))
-        data = read_frame(sock)
-    return Answer(*split(data))
+    sock.sendall(frame(asked, body))
+    return Answer(*split(read_frame(sock)))
+
+
+class Record(NamedTuple):
+    """What a stored message says, without its times and hosts (both IPv4)."""
+
+    size: int
+    magic: int
+    crc: int
+    queue: int
+    flag: int
+    offset: int
+    at: int
+    sys_flag: int
+    body: bytes
+    topic: str
+    properties: dict[str, str]
+
+
+def records(body: bytes) -> Iterator[Record]:
+    """The records of an answer's body."""
+    at = 0
+    while at < len(body):
+        numbers = struct.unpack_from(">iiiiiqqi", body, at)
+        body_end = at + 88 + int.from_bytes(body[at + 84 : at + 88], "big")
+        topic_end = body_end + 1 + body[body_end]
+        topic = body[body_end + 1 : topic_end].decode()
+        pairs = body[topic_end + 2 : at + numbers[0]].decode().split("\x02")
+        properties = dict(pair.split("\x01", 1) for pair in pairs if pair)
+        yield Record._make([*numbers, body[at + 88 : body_end], topic, properties])
+        at += numbers[0]
+
+
+def read_queue(address: str, topic: str, queue: int) -> list[Record]:
+    """All messages of a queue, from its minimum offset on, by PULL_MESSAGE on one connection."""
+    offset = int(call(address, GET_MIN_OFFSET, {"topic": topic, "queueId": queue}).fields["offset"])
+    found: list[Record] = []
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 5) as sock:
+        while True:
+            fields = {
+                **{"consumerGroup": "harness", "topic": topic, "queueId": queue, "queueOffset": offset},
+                **{"maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0, "suspendTimeoutMillis": 0, "subVersion": 0},
+                **{"subscription": "*", "expressionType": "TAG"},
+            }
+            answer = ask(sock, PULL_MESSAGE, fields)
+            if answer.code != 0:
+                return found
+            found += records(answer.body)
+            offset = int(answer.fields["nextBeginOffset"])

@@ -11,8 +11,9 @@ import pytest
 from tests.interop import external, maven
 from tests.interop.child import wait_until
 from tests.interop.conftest import MakeDriver, has_route
-from tests.interop.driver import Driver, Json, Producer
+from tests.interop.driver import Driver, Producer
 from tests.interop.external import External
+from tests.interop.messages import bodies
 from tests.interop.processes import Cluster
 
 pytestmark = pytest.mark.interop
@@ -47,11 +48,6 @@ def topic(sender: Producer, cluster: Cluster) -> str:
     sender.create_topic(name, 2)
     wait_until(lambda: has_route(cluster, name), "the route", 10)
     return name
-
-
-def bodies(messages: list[Json]) -> list[str]:
-    """The bodies, sorted."""
-    return sorted(message["body"] for message in messages)
 
 
 def test_what_it_sends_java_reads(go: External, java: Driver, cluster: Cluster, topic: str) -> None:

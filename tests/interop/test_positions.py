@@ -12,7 +12,8 @@ import pytest
 
 from tests.interop.child import wait_until
 from tests.interop.conftest import CLIENTS, MakeDriver, has_route
-from tests.interop.driver import Driver, Json
+from tests.interop.driver import Driver
+from tests.interop.messages import bodies
 from tests.interop.processes import Cluster
 
 pytestmark = pytest.mark.interop
@@ -31,11 +32,6 @@ def cold(target: str) -> Iterator[Cluster]:
 def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
     """Each official client."""
     return drivers(request.param)
-
-
-def bodies(messages: list[Json]) -> list[str]:
-    """The bodies, sorted."""
-    return sorted(message["body"] for message in messages)
 
 
 def next_second() -> int:

@@ -14,8 +14,9 @@ import pytest
 from tests.interop import external, maven
 from tests.interop.child import wait_until
 from tests.interop.conftest import MakeDriver, give_up, has_route
-from tests.interop.driver import Driver, Json, Producer
+from tests.interop.driver import Driver, Producer
 from tests.interop.external import External
+from tests.interop.messages import bodies
 from tests.interop.processes import OURS, Cluster
 
 pytestmark = pytest.mark.interop
@@ -55,11 +56,6 @@ def topic(sender: Producer, cluster: Cluster) -> str:
     sender.create_topic(name, 2)
     wait_until(lambda: has_route(cluster, name), "the route", 10)
     return name
-
-
-def bodies(messages: list[Json]) -> list[str]:
-    """The bodies, sorted."""
-    return sorted(message["body"] for message in messages)
 
 
 def test_what_it_sends_java_reads(cpp: External, java: Driver, cluster: Cluster, topic: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.interop.child import wait_until
 from tests.interop.conftest import CLIENTS, MakeDriver, has_route
 from tests.interop.driver import ClientError, Driver, Json, Producer
+from tests.interop.messages import bodies, read_queue
 from tests.interop.processes import Cluster
 
 pytestmark = pytest.mark.interop
@@ -25,11 +26,6 @@ def own(target: str) -> Iterator[Cluster]:
 def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
     """Each official client."""
     return drivers(request.param)
-
-
-def bodies(messages: list[Json]) -> list[str]:
-    """The bodies, sorted."""
-    return sorted(message["body"] for message in messages)
 
 
 def sends_again(producer: Producer, topic: str) -> bool:
@@ -62,7 +58,8 @@ def test_messages_offsets_and_topics_survive_the_broker(client: Driver, own: Clu
         wait_until(lambda: sends_again(producer, topic), "the first send", 30, 0.2)
         producer.send_many(topic, "after", 30)
         for queue in (0, 1, 2):
-            seen = [m for m in read(client, own, {**sent[0], "queue": queue}) if m["body"] != "probe"]
+            with client.puller(own.namesrv_addr) as puller:
+                seen = [m for m in read_queue(puller, {**sent[0], "queue": queue}) if m["body"] != "probe"]
             expected = [r["msgId"] for r in sent if r["queue"] == queue]
             assert [m["msgId"] for m in seen][: len(expected)] == expected
             assert [m["offset"] for m in seen][: len(expected)] == list(range(len(expected)))
@@ -71,16 +68,6 @@ def test_messages_offsets_and_topics_survive_the_broker(client: Driver, own: Clu
             wait_until(lambda: set(wanted) <= set(bodies(consumer.received())), "the new messages", 45)
             if not kill:
                 assert [body for body in bodies(consumer.received()) if body != "probe"] == wanted
-
-
-def read(client: Driver, cluster: Cluster, queue: Json) -> list[Json]:
-    """All messages of a queue, by a pull consumer."""
-    found: list[Json] = []
-    with client.puller(cluster.namesrv_addr) as puller:
-        puller.queues(queue["topic"])
-        while (result := puller.pull(queue, len(found)))["status"] == "FOUND":
-            found += result["messages"]
-    return found
 
 
 @pytest.mark.parametrize("version", CLIENTS[1:])

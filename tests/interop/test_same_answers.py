@@ -238,32 +238,13 @@ def neutral(data: Any, cluster: Cluster) -> Any:
     return data
 
 
-def records(body: bytes) -> list[dict[str, Any]]:
-    """What the records of an answer say, without times, hosts and the order of properties."""
-    out = []
-    while body:
-        size = int.from_bytes(body[:4], "big")
-        record, body = body[:size], body[size:]
-        length = int.from_bytes(record[84:88], "big")
-        rest = record[88 + length :]
-        properties = rest[1 + rest[0] + 2 :].decode()
-        out.append({
-            "magic": record[4:8].hex(), "crc": record[8:12].hex(), "queue": record[12:16].hex(),
-            "flag": record[16:20].hex(), "offset": int.from_bytes(record[20:28], "big"),
-            "at": int.from_bytes(record[28:36], "big"), "sysFlag": record[36:40].hex(), "size": size,
-            "body": record[88 : 88 + length], "topic": rest[1 : 1 + rest[0]],
-            "properties": sorted(part for part in properties.split("\x02") if part),
-        })  # fmt: skip
-    return out
-
-
 def shown(answer: raw.Answer, cluster: Cluster) -> Any:
     """What of an answer must be equal."""
     body: Any = answer.body
     if body[:1] == b"{":
         body = neutral(raw.java_json(body.decode()), cluster)
     elif body:
-        body = records(body)
+        body = list(raw.records(body))
     return {"code": answer.code, "fields": neutral(answer.fields, cluster), "body": body}
 
 
