@@ -8,7 +8,6 @@ from structlog.testing import capture_logs
 
 from tests.gateway.hostile.rig import BROKER, NAMESRV, Server, running_broker, running_namesrv
 
-
 ACCIDENTS = frozenset({"request_failed", "connection_failed"})
 """What a server logs when it was surprised; whatever a peer says must be refused on purpose."""
 
