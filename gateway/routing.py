@@ -288,7 +288,9 @@ class Router(Generic[S]):
             try:
                 connection.post(encode(reply))
             except LocalProtocolError as error:
-                self._failed(connection, command, error, started)
+                remark = f"the answer cannot be sent: {error}"
+                log.warning("answer_not_sent", peer=connection.remote_address, code=command.code, reason=str(error))
+                self.answer(connection, command, Refused(ResponseCode.SYSTEM_ERROR, remark), started)
                 return
         self._observe(command.code, reply.code, perf_counter() - started)
 

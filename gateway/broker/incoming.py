@@ -54,7 +54,13 @@ BATCH_GROWTH = 4
 """How much more than maxMessageSize a batch may take in the log. A request of 22 bytes per message would otherwise
 become ten times as much, or, as each message gets the request's properties too, a thousand times."""
 
-tag_hash = lru_cache(4096)(java_hash)
+MAX_CACHED_TAGS = 100
+_known_hash = lru_cache(4096)(java_hash)
+
+
+def tag_hash(tags: str) -> int:
+    """The tags code of a message; that of a usual tag is remembered, of a text of 32 KB it is not."""
+    return _known_hash(tags) if len(tags) <= MAX_CACHED_TAGS else java_hash(tags)
 
 
 class IncomingMessages:
