@@ -80,11 +80,9 @@ class Storage:
         return end
 
     def append_raw(self, offset: int, data: bytes) -> int:
-        """Appends a master's bytes at `offset` and dispatches what is complete."""
+        """Appends a master's bytes at `offset`; what is complete is dispatched by `dispatch_forever`."""
         end = self.store.append_raw(offset, data)
         self.appended.advance(end)
-        if not self._sync_flush:
-            self._dispatch()
         return end
 
     async def confirm(self, end: int) -> ResponseCode:
@@ -154,6 +152,20 @@ class Storage:
         self.flushed.advance(self.store.flushed_offset)
         if self._sync_flush:
             self._dispatch()
+
+    async def dispatch_forever(self) -> NoReturn:
+        """On a slave: makes visible what the master sends, apart from appending it, so that no acknowledgement waits.
+
+        Under SYNC_FLUSH each flush dispatches what it covers.
+        """
+        if self._sync_flush:
+            await trio.sleep_forever()
+        while True:
+            end = self.appended.offset
+            while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):
+                self._arrived(arrivals)
+                await trio.lowlevel.checkpoint()
+            await self.appended.wait_past(end)
 
     def _dispatch(self) -> None:
         while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):

@@ -1,19 +1,14 @@
 """The master's side: what it answers to a slave that wants to join, and the listener that slaves connect to.
 
-Each slave's connection has two tasks. The sender sleeps until something is appended, then sends all that came meanwhile
-in as few writes as possible; the reader takes the slave's reports. What makes this cheap under load: one wake-up, one
-read of the page cache and one write for everything that was appended since the last one, nothing per message.
-
 Two kinds of slaves come. One of our own make has joined over remoting before (`join`), where names, file sizes and
 bytes were compared, and shows its ticket. An official one sends its first report, 5 s after it connected, and nothing
 is known of it; its report is believed as far as it can be true (`_greet_official`).
 
-Bounds: `MAX_LINKS` connections; a peer that is silent, or takes no bytes, for haHousekeepingInterval is closed; reads
-and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that catching up does not hold up clients.
+Bounds: `MAX_LINKS` connections, `MAX_CHECK_BYTES` that one question makes the master read, `MAX_HOSTS` remembered.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -22,13 +17,13 @@ import trio
 
 from gateway.ha import history
 from gateway.ha.history import Holdings
+from gateway.ha.link import LOST, SlaveLink
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
 from gateway.ha.tickets import Join, Tickets
 from gateway.routing import Refused
 from protocol.codes import ResponseCode
 from protocol.errors import FrameError
-from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
 from protocol.requests.replication import (
     JoinReplication,
     JoinReplicationReply,
@@ -40,12 +35,7 @@ from store.options import StoreOptions
 
 log = structlog.get_logger(__name__)
 
-LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
-
 MAX_LINKS = 64
-CHUNK_BYTES = 256 << 10
-READ_BYTES = 4096
-HOT_BYTES = 64 << 20  # what was appended so recently is in the page cache
 MAX_CHECK_BYTES = 64 << 20  # bounds the work that one question can cause
 MAX_HOSTS = 1024
 SAY_AGAIN_SECONDS = 60.0
@@ -170,10 +160,13 @@ class HaMaster:
             peer_log.warning("slave_refused", reason=f"there are {MAX_LINKS} connections already")
             await trio.aclose_forcefully(stream)
             return
-        link = SlaveLink(self, stream, host, peer)
+        link = SlaveLink(stream, self._storage, self.progress, self._options)
         self._link_count += 1
         try:
-            await link.run()
+            first = await link.first_report()
+            replica = self._greet(first, host, peer)
+            self._attach(link, replica)
+            await link.run(replica)
         except LinkRefused as error:
             if self._is_news(host, str(error)):
                 peer_log.error("slave_refused", reason=str(error))
@@ -188,8 +181,7 @@ class HaMaster:
         finally:
             self._link_count -= 1
             if link.replica is not None:
-                self.progress.detach(link.replica)
-                self._links.pop(link.replica, None)
+                self._detach(link.replica)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await trio.aclose_forcefully(stream)
 
@@ -220,145 +212,31 @@ class HaMaster:
             raise LinkRefused(history.ahead(report, ours.end))
         if report < ours.start:
             raise LinkRefused(history.behind(report, ours.start))
-        if report > self._run_start and report > self._sent_to_host.get(host, 0):
+        if report > self._run_start and report > self._highest_sent(host):
             raise LinkRefused(history.never_sent(report, self._run_start))
         return Replica(peer, host, report)
 
-    def _attach(self, link: "SlaveLink", replica: Replica) -> None:
+    def _attach(self, link: SlaveLink, replica: Replica) -> None:
+        link.replica = replica
         replaced = self.progress.attach(replica)
         if replaced is not None:
             self._links.pop(replaced).close()
         self._links[replica] = link
         log.info("slave_linked", slave=replica.name, offset=replica.acked, end_offset=self._storage.store.end_offset)
 
-    def _note_sent(self, host: str, offset: int) -> None:
-        if offset > self._sent_to_host.get(host, -1):
-            _put_bounded(self._sent_to_host, host, offset)
+    def _detach(self, replica: Replica) -> None:
+        self.progress.detach(replica)
+        self._links.pop(replica, None)
+        if replica.sent > self._sent_to_host.get(replica.host, -1):
+            _put_bounded(self._sent_to_host, replica.host, replica.sent)
+
+    def _highest_sent(self, host: str) -> int:
+        """Up to where slaves on that host have been sent bytes in this run."""
+        present = [replica.sent for replica in self._links if replica.host == host]
+        return max([self._sent_to_host.get(host, 0), *present])
 
 
 def _put_bounded(table: dict[str, T], host: str, value: T) -> None:
     if host not in table and len(table) >= MAX_HOSTS:
         del table[next(iter(table))]
     table[host] = value
-
-
-class SlaveLink:
-    """One connection to a slave; `replica` once it has reported."""
-
-    def __init__(self, master: HaMaster, stream: trio.abc.Stream, host: str, peer: str) -> None:
-        self.replica: Replica | None = None
-        self._master = master
-        self._stream = stream
-        self._host = host
-        self._peer = peer
-        self._scope = trio.CancelScope()
-        self._counts_from = 0.0
-        options = master._options
-        self._patience = options.ha_housekeeping_interval / 1000
-        self._heartbeat = options.ha_send_heartbeat_interval / 1000
-        self._batch_bytes = options.ha_transfer_batch_size
-
-    def close(self) -> None:
-        """Ends the link: the same slave has come again."""
-        self._scope.cancel()
-
-    async def run(self) -> None:
-        """Greets the slave, then sends and listens until something ends that."""
-        decoder = ReportDecoder()
-        first, rest = await self._first_report()
-        replica = self._master._greet(first, self._host, self._peer)
-        if replica.broker_id is not None:
-            self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
-        self.replica = replica
-        if not replica.counted:
-            self._counts_from = trio.current_time() + self._master._options.slave_timeout / 1000
-        self._master._attach(self, replica)
-        report = decoder.receive(rest)
-        if report is not None:
-            self._reported(replica, report)
-        with self._scope:
-            await self._send_and_listen(replica, decoder)
-
-    async def _send_and_listen(self, replica: Replica, decoder: ReportDecoder) -> None:
-        failure: Exception | None = None
-
-        async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
-            nonlocal failure
-            try:
-                await part()
-            except (FrameError, ReportRefused, OffsetOutOfRange, trio.TooSlowError, *LOST) as error:
-                failure = error
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_failure, partial(self._listen, replica, decoder))
-            nursery.start_soon(until_failure, partial(self._send, replica))
-        if failure is not None:
-            raise failure
-
-    async def _first_report(self) -> tuple[int, bytes]:
-        """The first 8 bytes as a number, and what came behind them."""
-        data = b""
-        with trio.fail_after(self._patience):
-            while len(data) < REPORT_BYTES:
-                data += await self._receive()
-        return int.from_bytes(data[:REPORT_BYTES], "big", signed=True), data[REPORT_BYTES:]
-
-    async def _receive(self) -> bytes:
-        data = await self._stream.receive_some(READ_BYTES)
-        if not data:
-            raise trio.BrokenResourceError("the slave closed the connection")
-        return bytes(data)
-
-    async def _listen(self, replica: Replica, decoder: ReportDecoder) -> NoReturn:
-        patience = self._patience
-        with trio.fail_after(patience) as scope:
-            while True:
-                report = decoder.receive(await self._receive())
-                scope.deadline = trio.current_time() + patience
-                if report is not None:
-                    self._reported(replica, report)
-        raise AssertionError("fail_after raises")
-
-    def _reported(self, replica: Replica, offset: int) -> None:
-        # A slave that was empty goes on reporting 0 until it has got something. One that lacks older files counts
-        # only when nobody can wait any more for what was written before it came.
-        if offset and trio.current_time() >= self._counts_from:
-            self._master.progress.reported(replica, offset)
-
-    async def _send(self, replica: Replica) -> NoReturn:
-        appended = self._master._storage.appended
-        while True:
-            position = replica.sent
-            if appended.offset <= position:
-                with trio.move_on_after(self._heartbeat):
-                    await appended.wait_past(position)
-                if appended.offset <= position:
-                    await self._write(encode_transfer_header(position, 0))
-                    continue
-            data = await self._read(position)
-            self._master.progress.sent(replica, position + len(data))
-            self._master._note_sent(self._host, position + len(data))
-            await self._write(transfers(position, data, self._batch_bytes))
-
-    async def _read(self, position: int) -> bytes:
-        storage = self._master._storage
-        store = storage.store
-        if store.end_offset - position <= HOT_BYTES:
-            return store.read_raw(position, CHUNK_BYTES)
-        return await storage.read_cold(partial(store.read_raw, position, CHUNK_BYTES))
-
-    async def _write(self, data: bytes) -> None:
-        with trio.fail_after(self._patience):
-            await self._stream.send_all(data)
-
-
-def transfers(offset: int, data: bytes, batch_bytes: int) -> bytes:
-    """The log's bytes from `offset` on as transfers of at most `batch_bytes` each, one behind the other."""
-    if len(data) <= batch_bytes:
-        return encode_transfer_header(offset, len(data)) + data
-    parts: list[bytes] = []
-    for begin in range(0, len(data), batch_bytes):
-        part = data[begin : begin + batch_bytes]
-        parts += (encode_transfer_header(offset + begin, len(part)), part)
-    return b"".join(parts)

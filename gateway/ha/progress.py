@@ -25,7 +25,10 @@ class ReportRefused(Exception):
 
 
 class Replica:
-    """One slave: how far bytes were sent to it and how far it says it has them."""
+    """One slave: how far bytes were sent to it and how far it says it has them.
+
+    `sent` is moved by the sender before the bytes leave.
+    """
 
     __slots__ = ("acked", "broker_id", "counted", "host", "name", "sent")
 
@@ -87,10 +90,6 @@ class ReplicaProgress:
             self._settle()
 
     # ---- what they have
-
-    def sent(self, replica: Replica, offset: int) -> None:
-        """Bytes below `offset` are about to leave for the slave."""
-        replica.sent = offset
 
     def reported(self, replica: Replica, offset: int) -> None:
         """The slave says it has everything below `offset`; wakes whoever waits for that.

@@ -1,8 +1,8 @@
 """The slave's side: finds its master, agrees on where to go on, and appends what the master sends.
 
-While linked, two tasks: the receiver appends every transfer at exactly the end of the own log, the reporter tells the
-master how far it is, at once when that moves and as a heartbeat else. With SYNC_FLUSH what is reported is on disk, with
-ASYNC_FLUSH it is in the log.
+While linked, the receiver appends what one read brought at exactly the end of the own log and reports at once how far
+that is; dispatch comes later, in another task. With SYNC_FLUSH what is reported is on disk. A second task reports what
+a flush has brought there, and sends heartbeats.
 
 Whatever ends a link leads back to the start: look where the master is, compare the logs, connect. The pause in between
 grows from RETRY_SECONDS to RETRY_LIMIT_SECONDS; a master that refuses this slave, or one that this slave must not
@@ -23,6 +23,7 @@ from gateway.client import RemotingClient, open_client, split_address
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater
 from gateway.ha.locator import MasterLocator, MasterPlace
 from gateway.ha.parts import LogStorage
+from gateway.watermark import Watermark
 from protocol.errors import FrameError
 from protocol.ha import Transfer, TransferDecoder, encode_report
 from store.errors import StoreError, StorePoisoned
@@ -38,6 +39,7 @@ RETRY_LIMIT_SECONDS = 1.0
 FAULT_SECONDS = 5.0
 REFUSED_SECONDS = 30.0
 READ_BYTES = 256 << 10
+FLUSH_FAILED = "a flush failed, so it is unknown what is on disk"
 
 OpenClient = Callable[[str], AbstractAsyncContextManager[RemotingClient]]
 OpenStream = Callable[[str], Awaitable[trio.abc.Stream]]
@@ -136,7 +138,7 @@ class HaSlave:
 
     async def _join(self, place: MasterPlace) -> Plan:
         if self._sync_flush and not await self._storage.flushed.wait_for(self._storage.store.end_offset):
-            raise StorePoisoned("a flush failed; what is on disk is unknown")
+            raise StorePoisoned(FLUSH_FAILED)
         async with self._open_client(place.address) as client:
             joiner = Joiner(
                 client,
@@ -155,7 +157,9 @@ class HaSlave:
 
     async def _follow(self, stream: trio.abc.Stream, plan: Plan, place: MasterPlace) -> None:
         """Runs the link until it ends, which is always an error."""
-        await self._send(stream, plan.first_report)
+        with trio.fail_after(self._patience):
+            await stream.send_all(encode_report(plan.first_report))
+        reporter = Reporter(stream, self._patience, plan.begin_offset or 0)
         failure: Exception | None = None
 
         async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
@@ -176,12 +180,12 @@ class HaSlave:
             master_is_pocketmq=plan.own_make,
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_failure, partial(self._receive, stream, plan))
-            nursery.start_soon(until_failure, partial(self._report, stream, plan))
+            nursery.start_soon(until_failure, partial(self._receive, stream, plan, reporter))
+            nursery.start_soon(until_failure, partial(self._report, reporter))
         if failure is not None:
             raise failure
 
-    async def _receive(self, stream: trio.abc.Stream, plan: Plan) -> NoReturn:
+    async def _receive(self, stream: trio.abc.Stream, plan: Plan, reporter: "Reporter") -> NoReturn:
         decoder = TransferDecoder()
         patience = self._patience
         with trio.fail_after(patience) as scope:
@@ -191,20 +195,25 @@ class HaSlave:
                     raise trio.BrokenResourceError("the master closed the connection")
                 scope.deadline = trio.current_time() + patience
                 transfers = decoder.receive(bytes(data))
-                if transfers:
-                    self._append(transfers, plan)
+                if transfers and self._append(transfers, plan) and not self._sync_flush:
+                    await reporter.report(self._storage.store.end_offset)
         raise AssertionError("fail_after raises")
 
-    def _append(self, transfers: list[Transfer], plan: Plan) -> None:
-        """Appends what one read brought, as one piece; raises LinkFault before anything is written."""
+    def _append(self, transfers: list[Transfer], plan: Plan) -> bool:
+        """Appends what one read brought, as one piece; raises LinkFault before anything is written.
+
+        Returns whether there was anything.
+        """
         begin = expected = self._expected(transfers[0], plan)
         for transfer in transfers:
             if transfer.offset != expected:
                 raise LinkFault(f"the master sends offset {transfer.offset}, this log ends at {expected}")
             expected += len(transfer.data)
-        if expected > begin:
-            data = transfers[0].data if len(transfers) == 1 else b"".join([transfer.data for transfer in transfers])
-            self._storage.append_raw(begin, data)
+        if expected == begin:
+            return False
+        data = transfers[0].data if len(transfers) == 1 else b"".join([transfer.data for transfer in transfers])
+        self._storage.append_raw(begin, data)
+        return True
 
     def _expected(self, transfer: Transfer, plan: Plan) -> int:
         store = self._storage.store
@@ -216,15 +225,37 @@ class HaSlave:
             raise LinkFault(f"the master begins with offset {transfer.offset}, which is no file's begin")
         return transfer.offset
 
-    async def _report(self, stream: trio.abc.Stream, plan: Plan) -> NoReturn:
-        mark = self._storage.flushed if self._sync_flush else self._storage.appended
-        reported = max(mark.offset, plan.begin_offset or 0)
+    async def _report(self, reporter: "Reporter") -> NoReturn:
+        """Heartbeats, and with SYNC_FLUSH what has come to disk."""
+        mark = self._storage.flushed if self._sync_flush else Watermark()
         while True:
             with trio.move_on_after(self._heartbeat):
-                await mark.wait_past(reported)
-            reported = max(mark.offset, reported)
-            await self._send(stream, reported)
+                await mark.wait_past(reporter.offset)
+            if mark.closed:
+                raise StorePoisoned(FLUSH_FAILED)
+            await reporter.report(mark.offset)
 
-    async def _send(self, stream: trio.abc.Stream, report: int) -> None:
-        with trio.fail_after(self._patience):
-            await stream.send_all(encode_report(report))
+
+class Reporter:
+    """Tells a master how far its slave is; the newest offset counts, whoever brings it."""
+
+    def __init__(self, stream: trio.abc.Stream, patience: float, offset: int) -> None:
+        self.offset = offset
+        self._stream = stream
+        self._patience = patience
+        self._sending = False
+
+    async def report(self, offset: int) -> None:
+        """Sends `offset`, or what was reported before if that is more; returns once it left."""
+        self.offset = max(self.offset, offset)
+        if self._sending:  # that task sends this one too
+            return
+        self._sending = True
+        try:
+            sent = -1
+            while sent != self.offset:
+                sent = self.offset
+                with trio.fail_after(self._patience):
+                    await self._stream.send_all(encode_report(sent))
+        finally:
+            self._sending = False

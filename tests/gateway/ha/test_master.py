@@ -15,7 +15,8 @@ from trio.testing import MockClock
 
 from gateway.ha import master as master_module
 from gateway.ha.history import checksum
-from gateway.ha.master import HaMaster, transfers
+from gateway.ha.link import transfers
+from gateway.ha.master import HaMaster
 from protocol.ha import Transfer, TransferDecoder, encode_report
 from protocol.requests.replication import JoinReplication
 from tests.gateway.ha.fakes import BROKER, CLUSTER, FILE_SIZE, MemoryLog, make_master, messages

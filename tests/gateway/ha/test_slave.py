@@ -164,6 +164,21 @@ async def test_with_synchronous_flush_it_reports_what_is_on_disk(autojump_clock:
         assert await master.report() == 5100
 
 
+async def test_a_flush_that_fails_ends_the_link_for_good(autojump_clock: MockClock) -> None:
+    slave_log, sync = MemoryLog(DATA[:5000]), FlushDiskType.SYNC_FLUSH
+    async with following(slave_log, MemoryLog(DATA), flush_disk_type=sync) as (wire, storage):
+        master = await wire.accept()
+        await master.report()
+        await master.send(5000, DATA[5000:5100])
+        await trio.testing.wait_all_tasks_blocked()
+        storage.flushed.close()
+        with pytest.raises(EOFError):
+            await master.report()
+        with trio.move_on_after(60) as waiting:
+            await wire.accept()
+        assert waiting.cancelled_caught
+
+
 async def test_with_synchronous_flush_the_first_report_waits_for_the_flush(autojump_clock: MockClock) -> None:
     storage, wire = MemoryStorage(MemoryLog(DATA[:5000])), Wire()
     storage.append(DATA[5000:5100])

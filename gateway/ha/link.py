@@ -1,0 +1,157 @@
+"""One connection from a slave to its master: bytes of the log out, reports in.
+
+The sender sleeps until something is appended, then sends all that came meanwhile; the listener takes the slave's
+reports; the watcher ends a link whose peer is silent or takes no bytes for haHousekeepingInterval. What makes this
+cheap under load: one wake-up, one read of the page cache and one write for everything that was appended since the last
+one, nothing per message.
+
+Bounds: reads and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that a slave that catches up
+does not hold up clients; transfers are of haTransferBatchSize at most, and never cross a file.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NoReturn
+
+import trio
+
+from gateway.ha.parts import LogStorage
+from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
+from protocol.errors import FrameError
+from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
+from store.errors import OffsetOutOfRange
+from store.options import StoreOptions
+
+CHUNK_BYTES = 256 << 10
+READ_BYTES = 4096
+HOT_BYTES = 64 << 20  # what was appended so recently is in the page cache
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class SlaveLink:
+    """A slave's connection; `replica` is set once its first report was found good."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, storage: LogStorage, progress: ReplicaProgress, options: StoreOptions
+    ) -> None:
+        self.replica: Replica | None = None
+        self._stream = stream
+        self._storage = storage
+        self._progress = progress
+        self._patience = options.ha_housekeeping_interval / 1000
+        self._heartbeat = options.ha_send_heartbeat_interval / 1000
+        self._slave_timeout = options.slave_timeout / 1000
+        self._batch_bytes = options.ha_transfer_batch_size
+        self._scope = trio.CancelScope()
+        self._decoder = ReportDecoder()
+        self._behind_first = b""
+        self._counts_from = 0.0
+        self._heard = trio.current_time()
+        self._sending_since = math.inf
+
+    def close(self) -> None:
+        """Ends the link: the same slave has come again."""
+        self._scope.cancel()
+
+    async def first_report(self) -> int:
+        """What a slave says first: an offset, or below 0 its ticket. Raises TooSlowError, BrokenResourceError."""
+        data = b""
+        with trio.fail_after(self._patience):
+            while len(data) < REPORT_BYTES:
+                data += await self._receive()
+        self._behind_first = data[REPORT_BYTES:]
+        return int.from_bytes(data[:REPORT_BYTES], "big", signed=True)
+
+    async def run(self, replica: Replica) -> None:
+        """Sends and listens until something ends that.
+
+        Raises FrameError, ReportRefused, OffsetOutOfRange, TooSlowError or one of LOST; returns only after `close`.
+        """
+        if replica.broker_id is not None:  # one of our own takes larger transfers
+            self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
+        if not replica.counted:
+            self._counts_from = trio.current_time() + self._slave_timeout
+        self._heard = trio.current_time()
+        self._take(replica, self._behind_first)
+        failure: Exception | None = None
+
+        async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
+            nonlocal failure
+            try:
+                await part()
+            except (FrameError, ReportRefused, OffsetOutOfRange, trio.TooSlowError, *LOST) as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_failure, partial(self._listen, replica))
+                nursery.start_soon(until_failure, partial(self._send, replica))
+                nursery.start_soon(until_failure, self._watch)
+        if failure is not None:
+            raise failure
+
+    # ---- what comes in
+
+    async def _receive(self) -> bytes:
+        data = await self._stream.receive_some(READ_BYTES)
+        if not data:
+            raise trio.BrokenResourceError("the slave closed the connection")
+        self._heard = trio.current_time()
+        return bytes(data)
+
+    async def _listen(self, replica: Replica) -> NoReturn:
+        while True:
+            self._take(replica, await self._receive())
+
+    def _take(self, replica: Replica, data: bytes) -> None:
+        report = self._decoder.receive(data)
+        # A slave that was empty goes on reporting 0 until it has got something. One that lacks older files counts
+        # only when nobody can wait any more for what was written before it came.
+        if report and trio.current_time() >= self._counts_from:
+            self._progress.reported(replica, report)
+
+    async def _watch(self) -> NoReturn:
+        while True:
+            await trio.sleep_until(min(self._heard, self._sending_since) + self._patience)
+            if trio.current_time() >= min(self._heard, self._sending_since) + self._patience:
+                raise trio.TooSlowError
+
+    # ---- what goes out
+
+    async def _send(self, replica: Replica) -> NoReturn:
+        appended = self._storage.appended
+        while True:
+            position = replica.sent
+            if appended.offset <= position:
+                with trio.move_on_after(self._heartbeat):
+                    await appended.wait_past(position)
+                if appended.offset <= position:
+                    await self._write(encode_transfer_header(position, 0))
+                    continue
+            data = await self._read(position)
+            replica.sent = position + len(data)
+            await self._write(transfers(position, data, self._batch_bytes))
+
+    async def _read(self, position: int) -> bytes:
+        store = self._storage.store
+        if store.end_offset - position <= HOT_BYTES:
+            return store.read_raw(position, CHUNK_BYTES)
+        return await self._storage.read_cold(partial(store.read_raw, position, CHUNK_BYTES))
+
+    async def _write(self, data: bytes) -> None:
+        self._sending_since = trio.current_time()
+        await self._stream.send_all(data)
+        self._sending_since = math.inf
+
+
+def transfers(offset: int, data: bytes, batch_bytes: int) -> bytes:
+    """The log's bytes from `offset` on as transfers of at most `batch_bytes` each, one behind the other."""
+    if len(data) <= batch_bytes:
+        return encode_transfer_header(offset, len(data)) + data
+    parts: list[bytes] = []
+    for begin in range(0, len(data), batch_bytes):
+        part = data[begin : begin + batch_bytes]
+        parts += (encode_transfer_header(offset + begin, len(part)), part)
+    return b"".join(parts)
