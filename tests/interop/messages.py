@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from tests.interop.child import wait_until
 from tests.interop.driver import ClientError, Json, Producer, PullConsumer
 
 
@@ -16,8 +17,14 @@ def numbered(prefix: str, count: int) -> list[str]:
 
 
 def read_queue(puller: PullConsumer, queue: Json, offset: int = 0) -> list[Json]:
-    """All messages of a queue from that offset on, by an official consumer."""
+    """All messages of a queue from that offset on, by an official consumer.
+
+    `queue` may be a send result: then its message is waited for, which an official broker shows a moment after it has
+    acknowledged it.
+    """
     puller.queues(queue["topic"])
+    if "offset" in queue:
+        wait_until(lambda: puller.pull(queue, offset)["max"] > queue["offset"], "the message in its queue", 5)
     found: list[Json] = []
     while (result := puller.pull(queue, offset))["status"] == "FOUND":
         found += result["messages"]
