@@ -116,7 +116,7 @@ def test_bodies_of_the_base_line_are_written_as_they_were_read(path: Path) -> No
         assert SENT[name].decode(data).encode(name == "route-standard-json.response") == data
 
 
-@pytest.mark.parametrize("path", sum(map(sent, OTHER_VERSIONS), []), ids=golden.name_of)
+@pytest.mark.parametrize("path", [path for pattern in OTHER_VERSIONS for path in sent(pattern)], ids=golden.name_of)
 def test_bodies_of_other_versions_are_understood(path: Path) -> None:
     body = SENT[path.name.removesuffix(".bin")].decode(golden.frame(path).body)
     assert type(body).decode(body.encode()) == body
