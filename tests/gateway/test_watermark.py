@@ -20,15 +20,15 @@ async def test_one_advance_wakes_all_that_it_covers() -> None:
         await wait_all_tasks_blocked()
         mark.advance(30)
         await wait_all_tasks_blocked()
-        assert [12, 20, 30] == sorted(woken)
-        assert 1 == mark.waiting
+        assert sorted(woken) == [12, 20, 30]
+        assert mark.waiting == 1
         mark.advance(31)
 
 
 async def test_never_goes_back() -> None:
     mark = Watermark(10)
     mark.advance(5)
-    assert 10 == mark.offset
+    assert mark.offset == 10
     assert await mark.wait_for(10)
 
 
@@ -45,7 +45,7 @@ async def test_cancelled_waiter_is_forgotten() -> None:
     mark = Watermark()
     with trio.move_on_after(0):
         await mark.wait_for(5)
-    assert 0 == mark.waiting
+    assert mark.waiting == 0
 
 
 async def test_close_wakes_everybody_and_says_that_it_was_in_vain() -> None:
@@ -59,6 +59,6 @@ async def test_close_wakes_everybody_and_says_that_it_was_in_vain() -> None:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         mark.close()
-    assert [False] == results
+    assert results == [False]
     assert not await mark.wait_for(5)
     assert await mark.wait_for(0)
