@@ -17,6 +17,7 @@ from tests.interop.driver import Driver, Producer, PullConsumer
 from tests.interop.processes import OURS, Cluster
 
 CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
+PARTS: Final = {"client": CLIENTS, "tools": ("4.9.4", "5.3.3"), "server": ("4.8.0", "4.9.4", "5.3.3")}
 SERIALIZATIONS: Final = ("JSON", "ROCKETMQ")
 
 MakeTopic = Callable[..., str]
@@ -45,8 +46,9 @@ def _official_parts(target: str) -> None:
     if missing is not None:
         give_up(missing)
     try:
-        for version in CLIENTS:
-            maven.jars("client", version)
+        for what, versions in PARTS.items():
+            for version in versions:
+                maven.jars(what, version)
         if target != OURS:
             maven.jars("server", target)
     except maven.Unavailable as error:
