@@ -60,6 +60,8 @@ class Plan(NamedTuple):
     begin_offset: int | None
     """Where the first bytes belong; None: an official master chooses the file."""
     own_make: bool
+    eager: bool = True
+    """Whether producers wait for our reports; if not, one in a while will do."""
 
 
 class Joiner:
@@ -136,7 +138,7 @@ class Joiner:
         reply = answer.typed_header(JoinReplicationReply)
         if reply.ticket >= 0 or not self._fits(reply.begin_offset, ours):
             raise TryLater(f"the master's answer makes no sense: {reply}")
-        return Plan(reply.ticket, reply.begin_offset, own_make=True)
+        return Plan(reply.ticket, reply.begin_offset, own_make=True, eager=reply.eager)
 
     def _fits(self, begin: int, ours: Holdings) -> bool:
         return begin % self._file_size == 0 if ours.start == ours.end else begin == ours.end

@@ -1,7 +1,8 @@
 """One connection from a slave to its master: bytes of the log out, reports in.
 
 The sender sleeps until something is appended, then sends all that came meanwhile; the listener takes the slave's
-reports; the watcher ends a link whose peer is silent or takes no bytes for haHousekeepingInterval. What makes this
+reports; the watcher sends heartbeats for a sender that sleeps, and ends a link whose peer is silent or takes no bytes
+for haHousekeepingInterval. What makes this
 cheap under load: one wake-up, one read of the page cache and one write for everything that was appended since the last
 one, nothing per message.
 
@@ -47,8 +48,10 @@ class SlaveLink:
         self._decoder = ReportDecoder()
         self._behind_first = b""
         self._counts_from = 0.0
-        self._heard = trio.current_time()
+        self._heard = self._wrote = trio.current_time()
         self._sending_since = math.inf
+        self._idle = False
+        self._beat: trio.Event | None = None
 
     def close(self) -> None:
         """Ends the link: the same slave has come again."""
@@ -72,7 +75,7 @@ class SlaveLink:
             self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
         if not replica.counted:
             self._counts_from = trio.current_time() + self._slave_timeout
-        self._heard = trio.current_time()
+        self._heard = self._wrote = trio.current_time()
         self._take(replica, self._behind_first)
         failure: Exception | None = None
 
@@ -88,7 +91,7 @@ class SlaveLink:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(until_failure, partial(self._listen, replica))
                 nursery.start_soon(until_failure, partial(self._send, replica))
-                nursery.start_soon(until_failure, self._watch)
+                nursery.start_soon(until_failure, partial(self._watch, replica))
         if failure is not None:
             raise failure
 
@@ -112,12 +115,6 @@ class SlaveLink:
         if report and trio.current_time() >= self._counts_from:
             self._progress.reported(replica, report)
 
-    async def _watch(self) -> NoReturn:
-        while True:
-            await trio.sleep_until(min(self._heard, self._sending_since) + self._patience)
-            if trio.current_time() >= min(self._heard, self._sending_since) + self._patience:
-                raise trio.TooSlowError
-
     # ---- what goes out
 
     async def _send(self, replica: Replica) -> NoReturn:
@@ -125,14 +122,28 @@ class SlaveLink:
         while True:
             position = replica.sent
             if appended.offset <= position:
-                with trio.move_on_after(self._heartbeat):
-                    await appended.wait_past(position)
-                if appended.offset <= position:
-                    await self._write(encode_transfer_header(position, 0))
-                    continue
+                self._idle = True
+                await appended.wait_past(position)
+                self._idle = False
+                if self._beat is not None:
+                    await self._beat.wait()
             data = await self._read(position)
             replica.sent = position + len(data)
             await self._write(transfers(position, data, self._batch_bytes))
+
+    async def _watch(self, replica: Replica) -> NoReturn:
+        """Ends the link when the peer has been silent or taken nothing for too long; sends heartbeats while idle."""
+        while True:
+            beat_due = (self._wrote if self._idle else trio.current_time()) + self._heartbeat
+            await trio.sleep_until(min(self._heard + self._patience, self._sending_since + self._patience, beat_due))
+            now = trio.current_time()
+            if now >= min(self._heard, self._sending_since) + self._patience:
+                raise trio.TooSlowError
+            if self._idle and now >= self._wrote + self._heartbeat:
+                self._beat = trio.Event()
+                await self._write(encode_transfer_header(replica.sent, 0))
+                self._beat.set()
+                self._beat = None
 
     async def _read(self, position: int) -> bytes:
         store = self._storage.store
@@ -144,6 +155,7 @@ class SlaveLink:
         self._sending_since = trio.current_time()
         await self._stream.send_all(data)
         self._sending_since = math.inf
+        self._wrote = trio.current_time()
 
 
 def transfers(offset: int, data: bytes, batch_bytes: int) -> bytes:

@@ -31,7 +31,7 @@ from protocol.requests.replication import (
     QueryReplicationReply,
 )
 from store.errors import OffsetOutOfRange
-from store.options import StoreOptions
+from store.options import BrokerRole, StoreOptions
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,11 @@ class HaMaster:
             begin = history.begin_for_empty(ours.start, ours.end, ours.file_size, whole=request.whole_log)
         name = f"{ours.broker}-{request.broker_id}@{address}"
         join = Join(request.broker_id, name, begin, lacks_older=empty and begin > ours.start)
-        return JoinReplicationReply(ticket=self._tickets.issue(join, trio.current_time()), begin_offset=begin)
+        return JoinReplicationReply(
+            ticket=self._tickets.issue(join, trio.current_time()),
+            begin_offset=begin,
+            eager=self._options.broker_role is BrokerRole.SYNC_MASTER,
+        )
 
     async def _checksum(self, begin: int, end: int) -> int:
         ours = self.holdings()

@@ -29,10 +29,14 @@ class QueryReplication(Header):
 
 
 class JoinReplicationReply(Header):
-    """The master will send from `begin_offset` on to whoever shows the ticket."""
+    """The master will send from `begin_offset` on to whoever shows the ticket.
+
+    `eager`: its producers wait for the slave, which is to report every time that it has more.
+    """
 
     ticket: Int64
     begin_offset: Int64
+    eager: bool = True
 
 
 @request(RequestCode.JOIN_REPLICATION, reply=JoinReplicationReply)

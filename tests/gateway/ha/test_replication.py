@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from gateway.ha.locator import MasterLocator
 from gateway.ha.master import HaMaster, Identity
 from gateway.ha.slave import HaSlave
-from store.options import FlushDiskType
+from store.options import BrokerRole, FlushDiskType
 from tests.gateway.ha.fakes import (
     BROKER,
     CLUSTER,
@@ -32,6 +32,7 @@ class Pair:
     def __init__(self, nursery: trio.Nursery, *, whole_log: bool = True, sync_flush: bool = False) -> None:
         self.nursery = nursery
         self.whole_log = whole_log
+        self.role = BrokerRole.SYNC_MASTER
         self.sync_flush = sync_flush
         self.master_log, self.slave_log = MemoryLog(), MemoryLog()
         self.master: HaMaster | None = None
@@ -44,7 +45,7 @@ class Pair:
 
     def start_master(self) -> None:
         self.master_storage = MemoryStorage(self.master_log)
-        self.master = HaMaster(self.master_storage, options(), Identity(CLUSTER, BROKER))
+        self.master = HaMaster(self.master_storage, options(broker_role=self.role), Identity(CLUSTER, BROKER))
         self.run_start = self.master_log.end_offset
 
     def stop_master(self, lose: int = 0) -> None:
@@ -258,4 +259,21 @@ async def test_a_slave_that_waits_links_within_two_seconds_of_its_masters_start(
         await trio.sleep(2)
         assert pair.master is not None
         assert pair.master.progress.in_reach(0)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("role", [BrokerRole.SYNC_MASTER, BrokerRole.ASYNC_MASTER])
+async def test_reports_are_eager_where_producers_wait_for_them(role: BrokerRole, autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        pair = Pair(nursery)
+        pair.role = role
+        pair.start_master()
+        pair.start_slave()
+        await trio.sleep(1)
+        assert pair.master is not None
+        pair.append(100)
+        begun = trio.current_time()
+        await pair.master.progress.acknowledged.wait_for(pair.master_log.end_offset)
+        lag = trio.current_time() - begun
+        assert lag == 0 if role is BrokerRole.SYNC_MASTER else 0 < lag <= 0.2
         nursery.cancel_scope.cancel()
