@@ -17,6 +17,7 @@ import trio
 from gateway.connection import Connection
 from gateway.routing import Router
 from protocol.command import Command
+from protocol.errors import LocalProtocolError
 
 CONNECT_SECONDS = 3.0
 
@@ -56,7 +57,7 @@ class RemotingClient:
         except trio.TooSlowError:
             self.close()
             raise CallFailed(f"{self.address} did not answer within {timeout:g} s") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LocalProtocolError) as error:
             raise CallFailed(f"{self.address}: {error}") from None
 
     async def wait_closed(self) -> None:

@@ -4,7 +4,7 @@ A group that is asked for and unknown comes into being with default settings if 
 as with official's SubscriptionGroupManager. The number of groups is bounded, because any client can invent names.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from protocol.codes import ResponseCode
 from store.jsonfile import load_json
 
 MAX_GROUPS = 100_000
+MAX_TABLE_BYTES = 15 << 20  # slaves get the whole table in one frame
+ENTRY_BYTES = 280  # what a group takes there beside its name, at most
 MAX_RETRY_QUEUES = 1024
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ class GroupTable:
         if body is not None:
             self._groups.update(_sound(body))
             self.data_version = body.data_version
+        self._bytes = _text_bytes(self._groups)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -69,7 +72,7 @@ class GroupTable:
         names.check_group(group)
         if not self._options.auto_create_subscription_group and not group.startswith(names.SYSTEM_GROUP_PREFIX):
             raise Refused(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group [{group}] does not exist")
-        self._check_room(1)
+        self._bytes += self._check_room([group])
         config = self._groups[group] = SubscriptionGroupConfig(group_name=group)
         log.info("group_created", group=group)
         self._next_version()
@@ -87,7 +90,7 @@ class GroupTable:
                     f"group {config.group_name}: {config.retry_queue_nums} retry queues,"
                     f" allowed are 0 to {MAX_RETRY_QUEUES}",
                 )
-        self._check_room(len({config.group_name for config in configs} - self._groups.keys()))
+        self._bytes += self._check_room({config.group_name for config in configs} - self._groups.keys())
         for config in configs:
             self._groups[config.group_name] = config
         if configs:
@@ -98,6 +101,7 @@ class GroupTable:
         """Forgets a group's settings; returns whether there were any. On disk when this returns."""
         if self._groups.pop(group, None) is None:
             return False
+        self._bytes -= _text_bytes([group])
         self._next_version()
         self.file.save()
         return True
@@ -109,6 +113,7 @@ class GroupTable:
         groups = _sound(body)
         self._groups.clear()
         self._groups.update(groups)
+        self._bytes = _text_bytes(groups)
         self.data_version = body.data_version
         self.file.save()
         return True
@@ -121,13 +126,23 @@ class GroupTable:
         """The text of subscriptionGroup.json, or it without line breaks; equal to that of `snapshot`, but fast."""
         return self._texts.encode(self.data_version, "subscriptionGroupTable", self._groups, pretty=pretty)
 
-    def _check_room(self, more: int) -> None:
-        if len(self._groups) + more > MAX_GROUPS:
+    def _check_room(self, new: Collection[str]) -> int:
+        """By how many bytes the table grows with these groups."""
+        growth = _text_bytes(new)
+        if len(self._groups) + len(new) > MAX_GROUPS:
             raise Refused(ResponseCode.SYSTEM_ERROR, f"this broker has its limit of {MAX_GROUPS} groups")
+        if new and self._bytes + growth > MAX_TABLE_BYTES:
+            remark = f"the settings of this broker's groups take their limit of {MAX_TABLE_BYTES} bytes"
+            raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+        return growth
 
     def _next_version(self) -> None:
         version = self.data_version
         self.data_version = DataVersion(counter=version.counter + 1, timestamp=self._now_ms())
+
+
+def _text_bytes(groups: Iterable[str]) -> int:
+    return sum(ENTRY_BYTES + 2 * len(group) for group in groups)
 
 
 def _sound(body: GroupTableBody) -> dict[str, SubscriptionGroupConfig]:

@@ -5,7 +5,8 @@ the file says of them wins. Each change gives the table a new DataVersion, which
 caller tells the name servers (`broker.registration.topic_changed`); a creation that returns has to be told.
 
 Names are checked here before they enter the table, so whoever found a topic in it may use its name as a directory.
-The number of topics and of queues per topic is bounded.
+The number of topics and of queues per topic is bounded, and so is what all of them take together: name servers and
+slaves get the whole table in one frame.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,6 +24,7 @@ from protocol.codes import PERM_INHERIT, PERM_READ, PERM_WRITE, ResponseCode
 from store.jsonfile import load_json
 
 MAX_TOPICS = 100_000
+MAX_TABLE_BYTES = 15 << 20
 MAX_QUEUES = 65_536
 SCHEDULE_QUEUES = 18
 BENCHMARK_QUEUES = 1024
@@ -61,6 +63,7 @@ class TopicTable:
         self._texts = EntryTexts()
         self.file = ConfigFile(path, self.encode, now_ms)
         self._load(path)
+        self._bytes = sum(map(_text_bytes, self._topics.values()))
 
     def _load(self, path: Path) -> None:
         body = load_json(path, TopicTableBody.decode)
@@ -149,7 +152,7 @@ class TopicTable:
         return self._create(config), True
 
     def _create(self, config: TopicConfig) -> TopicConfig:
-        self._check_room(1)
+        self._bytes += self._check_room([config])
         self._topics[config.topic_name] = config
         log.info("topic_created", topic=config.topic_name, queues=config.write_queue_nums, perm=config.perm)
         self._next_version()
@@ -166,7 +169,7 @@ class TopicTable:
         configs = list(configs)
         for config in configs:
             self._check_update(config)
-        self._check_room(len({config.topic_name for config in configs} - self._topics.keys()))
+        self._bytes += self._check_room({config.topic_name: config for config in configs}.values())
         for config in configs:
             order = self.is_ordered(config.topic_name)
             self._topics[config.topic_name] = msgspec.structs.replace(config, order=order)
@@ -179,8 +182,10 @@ class TopicTable:
         """Forgets a topic; returns whether it was known. On disk when this returns."""
         names.check_topic(topic)
         self._refuse_system(topic)
-        if self._topics.pop(topic, None) is None:
+        config = self._topics.pop(topic, None)
+        if config is None:
             return False
+        self._bytes -= _text_bytes(config)
         self._next_version()
         self.file.save()
         return True
@@ -197,9 +202,16 @@ class TopicTable:
         if self.is_system(topic):
             raise Refused(ResponseCode.SYSTEM_ERROR, f"The topic[{topic}] is conflict with system topic.")
 
-    def _check_room(self, more: int) -> None:
-        if len(self._topics) + more > MAX_TOPICS:
+    def _check_room(self, configs: Collection[TopicConfig]) -> int:
+        """By how many bytes the table grows with these, of which no two have one name."""
+        replaced = [known for config in configs if (known := self._topics.get(config.topic_name)) is not None]
+        if len(self._topics) + len(configs) - len(replaced) > MAX_TOPICS:
             raise Refused(ResponseCode.SYSTEM_ERROR, f"this broker has its limit of {MAX_TOPICS} topics")
+        growth = sum(map(_text_bytes, configs)) - sum(map(_text_bytes, replaced))
+        if growth > 0 and self._bytes + growth > MAX_TABLE_BYTES:
+            remark = f"this broker's topics take their limit of {MAX_TABLE_BYTES} bytes in a registration"
+            raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+        return growth
 
     # ---- what others decide
 
@@ -225,6 +237,7 @@ class TopicTable:
         table = _sound(body, self._own)
         self._topics.clear()
         self._topics.update(table)
+        self._bytes = sum(map(_text_bytes, table.values()))
         self.data_version = body.data_version
         self.file.save()
         return True
@@ -258,6 +271,12 @@ def _sound(body: TopicTableBody, own: Collection[str]) -> dict[str, TopicConfig]
         else:
             log.warning("topic_left_out", topic=topic, reason="not a topic's name")
     return sound
+
+
+def _text_bytes(config: TopicConfig) -> int:
+    """What the topic takes in a registration, at most."""
+    attributes = sum(len(name) + len(value) + 20 for name, value in (config.attributes or {}).items())
+    return 160 + 2 * len(config.topic_name) + attributes
 
 
 def _check_queues(topic: str, read: int, write: int) -> None:

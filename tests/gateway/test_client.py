@@ -11,7 +11,7 @@ from gateway.client import CallFailed, open_client, split_address
 from gateway.connection import Connection
 from gateway.server import port_of
 from protocol.codes import RequestCode
-from protocol.command import Command, encode, response
+from protocol.command import MAX_FRAME_BYTES, Command, encode, response
 
 
 class Peer:
@@ -92,6 +92,13 @@ async def test_a_peer_that_hangs_costs_the_time_and_the_connection(peer: Peer) -
         peer.answers = True
         assert (await client.call(question(), 5)).remark == "here"
     assert peer.accepted == 2
+
+
+async def test_a_request_that_is_too_long_fails_alone(peer: Peer) -> None:
+    async with open_client(f"127.0.0.1:{peer.port}") as client:
+        with pytest.raises(CallFailed, match="the limit is 16777216"):
+            await client.call(Command(RequestCode.REGISTER_BROKER, body=bytes(MAX_FRAME_BYTES)), 5)
+        assert (await client.call(question(), 5)).remark == "here"
 
 
 class Resolver(trio.abc.HostnameResolver):

@@ -113,6 +113,20 @@ def test_groups_are_bounded(table: GroupTable, monkeypatch: pytest.MonkeyPatch) 
         table.update([SubscriptionGroupConfig(group_name="h")])
 
 
+def test_all_groups_together_are_bounded(table: GroupTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = {"broker_id": -(2**63), "which_broker_when_consume_slowly": -(2**63), "retry_max_times": -(2**31)}
+    for letter in "abc":
+        table.update([SubscriptionGroupConfig(group_name=letter * 255, **huge)])  # type: ignore[arg-type]
+    size = len(table.encode(pretty=False))
+    assert size <= table._bytes + 200
+    monkeypatch.setattr(groups, "MAX_TABLE_BYTES", table._bytes + 200)
+    table.update([SubscriptionGroupConfig(group_name="a" * 255)])
+    with pytest.raises(Refused, match="limit of"):
+        table.find("d" * 255)
+    table.delete("a" * 255)
+    table.find("d" * 255)
+
+
 @given(st.lists(st.text("abcXYZ019%|-_", min_size=1, max_size=255), unique=True, max_size=8), st.integers(0, 1024))
 def test_any_table_survives_the_file(tmp_path_factory: pytest.TempPathFactory, names: list[str], queues: int) -> None:
     path = tmp_path_factory.mktemp("config") / "subscriptionGroup.json"

@@ -54,6 +54,18 @@ def shape(table: TopicTable) -> dict[str, tuple[int, int, int]]:
     return {c.topic_name: (c.read_queue_nums, c.write_queue_nums, c.perm) for c in table.configs()}
 
 
+def _any_topic(name: str, has_type: bool) -> TopicConfig:
+    return TopicConfig(
+        topic_name=name,
+        read_queue_nums=65_536,
+        write_queue_nums=65_536,
+        perm=15,
+        topic_sys_flag=-(2**31),
+        topic_filter_type=TopicFilterType.SINGLE_TAG,
+        attributes={"message.type": "NORMAL"} if has_type else None,
+    )
+
+
 # ---- topics of the broker itself
 
 
@@ -235,6 +247,32 @@ def test_topics_are_bounded(open_table: Open, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Refused, match="limit"):
         table.update([TopicConfig(topic_name="two")])
     table.update([TopicConfig(topic_name="one", perm=2)])
+
+
+def test_all_topics_together_are_bounded(open_table: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = open_table()
+    table.update([TopicConfig(topic_name=letter * 127) for letter in "abc"])
+    monkeypatch.setattr(topics, "MAX_TABLE_BYTES", table._bytes + 200)
+    for letter in "abc":
+        table.update([TopicConfig(topic_name=letter * 127, perm=2)])
+    with pytest.raises(Refused, match="bytes in a registration"):
+        table.create_on_send("d" * 127, "TBW102", 4)
+    with pytest.raises(Refused, match="bytes in a registration"):
+        table.update([TopicConfig(topic_name="a" * 127, attributes={"message.type": "x" * 500})])
+    table.delete("a" * 127)
+    table.create_on_send("d" * 127, "TBW102", 4)
+
+
+@given(st.lists(st.builds(_any_topic, st.text("abc%|", min_size=1, max_size=127), st.booleans()), max_size=20))
+def test_a_registration_never_takes_more_than_is_counted(
+    tmp_path_factory: pytest.TempPathFactory, configs: list[TopicConfig]
+) -> None:
+    table = TopicTable(Options(), tmp_path_factory.mktemp("config") / "topics.json", Clock())
+    table.update(configs)
+    for config in configs[::2]:
+        table.delete(config.topic_name)
+    assert len(table.encode(pretty=False)) <= table._bytes + 200
+    assert table._bytes == sum(map(topics._text_bytes, table.configs()))
 
 
 # ---- order flags
