@@ -22,6 +22,7 @@ from protocol.codes import ResponseCode
 from store.jsonfile import load_json
 
 MAX_ENTRIES = 1_000_000
+MAX_KEYS = 200_000  # pairs of a topic and a group
 NOT_FOUND = -1
 
 _quoted = msgspec.json.Encoder().encode
@@ -59,9 +60,12 @@ class OffsetTable:
         self.file.dirty = True
 
     def _make_room(self, key: str) -> dict[int, int]:
-        if self._count >= MAX_ENTRIES:
+        if self._count >= MAX_ENTRIES or not self._has_room_for(key):
             raise _full()
         return self._offsets.setdefault(key, {})
+
+    def _has_room_for(self, key: str) -> bool:
+        return len(self._offsets) < MAX_KEYS or key in self._offsets
 
     def query(self, group: str, topic: str, queue_id: int) -> int:
         """Where the group goes on, or NOT_FOUND."""
@@ -115,7 +119,7 @@ class OffsetTable:
 
     def _put(self, key: str, offsets: dict[int, int]) -> bool:
         count = self._count - len(self._offsets.get(key, ())) + len(offsets)
-        if count > MAX_ENTRIES:
+        if count > MAX_ENTRIES or not self._has_room_for(key):
             return False
         if offsets:
             self._offsets[key] = offsets
@@ -145,7 +149,8 @@ class OffsetTable:
 
 
 def _full() -> Refused:
-    return Refused(ResponseCode.SYSTEM_BUSY, f"this broker has its limit of {MAX_ENTRIES} consumer offsets")
+    remark = f"this broker has its limit of {MAX_ENTRIES} consumer offsets, or of {MAX_KEYS} topics with a group each"
+    return Refused(ResponseCode.SYSTEM_BUSY, remark)
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -64,6 +64,20 @@ def test_entries_are_bounded(table: OffsetTable, monkeypatch: pytest.MonkeyPatch
     table.commit("h", "T", 2, 1, ceiling=9)
 
 
+def test_pairs_of_topic_and_group_are_bounded(table: OffsetTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "MAX_KEYS", 2)
+    for group in "gh":
+        table.commit(group, "T", 0, 1, ceiling=9)
+    with pytest.raises(Refused, match="or of 2 topics"):
+        table.commit("i", "T", 0, 1, ceiling=9)
+    with pytest.raises(Refused, match="or of 2 topics"):
+        table.clone("g", "i", "T")
+    table.commit("g", "T", 1, 1, ceiling=9)
+    table.clone("g", "h", "T")
+    table.remove_group("g")
+    table.commit("i", "T", 0, 1, ceiling=9)
+
+
 def test_who_has_offsets_where(table: OffsetTable) -> None:
     for group, topic in (("g", "T"), ("g", "U"), ("h", "T"), ("gg", "TT")):
         table.commit(group, topic, 0, 1, ceiling=9)
