@@ -83,7 +83,7 @@ class CommitLog:
         self._room = 0  # below this offset blocks are reserved
         self._room_lock = threading.Lock()
         self._names_changed = False
-        self._current: OpenFile | None = None
+        self._written: dict[int, OpenFile] = {}  # files with bytes that are not flushed, and the one written to
         self._open = OpenFiles(fs, max_open_files)
         # topic -> (length byte and name, next queue offset by queue id)
         self._topics: dict[str, tuple[bytes, dict[int, int]]] = {}
@@ -114,11 +114,13 @@ class CommitLog:
         base = offset - offset % size
         self.end_offset = self._room = offset
         self._limit = base + size if base in self._bases else base
-        self._current = None
+        self._written.clear()
 
-    def _open_for_write(self, base: int) -> OpenFile:
-        file = self._open.get(self.path(base))
-        self._current = file
+    def _writable(self, base: int) -> OpenFile:
+        """The file at ``base``; held until it is flushed, so that a flush never lacks a descriptor."""
+        file = self._written.get(base)
+        if file is None:
+            file = self._written[base] = self._open.get(self.path(base))
         return file
 
     @property
@@ -350,13 +352,13 @@ class CommitLog:
         if end > self._room:
             self._make_room(end)
         size = self.file_size
-        file = self._current
         try:
-            for start, data in chunks:
-                inside = start % size
-                if inside == 0 or file is None:
-                    file = self._open_for_write(start)
-                self._fs.write_all(file.fd, data, inside)
+            files = [self._writable(start - start % size) for start, _ in chunks]
+        except OSError as error:
+            raise StoreFull(f"{self.path(chunks[0][0])}: cannot be opened: {error.strerror or error}") from error
+        try:
+            for file, (start, data) in zip(files, chunks, strict=True):
+                self._fs.write_all(file.fd, data, start % size)
         except OSError as error:
             self._after_failed_write(chunks, error)
         self.end_offset = end
@@ -364,7 +366,6 @@ class CommitLog:
 
     def _after_failed_write(self, chunks: list[tuple[int, bytes]], error: OSError) -> None:
         """Always raises. A disk that is full in spite of the reservation may get space again: wipe and go on."""
-        self._current = None
         path = self.path(chunks[0][0])
         if error.errno in _NO_SPACE:
             try:
@@ -426,11 +427,13 @@ class CommitLog:
     # --- flush, delete, close ------------------------------------------------------------------------
 
     def dirty_files(self, since: int) -> list[OpenFile]:
-        """The files with bytes in [since, end_offset)."""
-        size = self.file_size
-        return [
-            self._open.get(self.path(base)) for base in self._bases if base + size > since and base < self.end_offset
-        ]
+        """The files with bytes in [since, end_offset), as far as they are not flushed."""
+        return [file for base, file in self._written.items() if base + self.file_size > since]
+
+    def flushed(self, offset: int) -> None:
+        """Everything below the offset is on disk."""
+        for base in [base for base in self._written if base + self.file_size <= offset]:
+            del self._written[base]
 
     def take_new_names(self) -> bool:
         """Whether the directory has names that power loss could take away; the caller syncs it now."""
@@ -458,5 +461,5 @@ class CommitLog:
                 path = self.path(self._bases.pop())
                 self._open.forget(path)
                 self._fs.unlink(path)
-        self._current = None
+        self._written.clear()
         self._open.clear()

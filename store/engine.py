@@ -35,7 +35,7 @@ from store.queue import Boundary, ConsumeQueue, Unit
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
 from store.rebuild import Derived
-from store.recovery import LogFiles, LogVerdict, Progress, apply, inspect, report
+from store.recovery import LogFiles, LoggedProgress, LogVerdict, Progress, apply, inspect, report
 from store.retention import expired_queues, unused_queues
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep
@@ -136,11 +136,12 @@ class MessageStore:
         *,
         now_ms: Callable[[], int] = _wall_clock_ms,
         fs: FileSystem | None = None,
-        progress: Progress = lambda what, done, total: None,
+        progress: Progress | None = None,
     ) -> MessageStore:
         """Lock the directory, recover what the last stop left, and be ready.
 
-        StoreError with one clear line if that is impossible (StoreLocked, StoreDamaged); nothing but the lock
+        ``progress`` is told how far long work is; by default it goes to the log now and then. StoreError with one
+        clear line if that is impossible (StoreLocked, StoreDamaged); nothing but the lock
         file was touched then.
         """
         fs = fs or FileSystem()
@@ -151,7 +152,7 @@ class MessageStore:
         except OSError as error:
             raise StoreDamaged(f"{error.filename or root}: {error.strerror or error}") from error
         try:
-            return cls._recover(options, fs, lock, now_ms, progress)
+            return cls._recover(options, fs, lock, now_ms, progress or LoggedProgress())
         except OSError as error:
             lock.release()
             raise StoreDamaged(f"{error.filename or root}: {error.strerror or error}") from error

@@ -62,3 +62,4 @@ class Flusher:
         if not job.done:
             raise ValueError("the flush did not run to its end")
         self.flushed_offset = max(self.flushed_offset, job.target)
+        self._log.flushed(self.flushed_offset)

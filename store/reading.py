@@ -32,7 +32,7 @@ from protocol.message import (
 )
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
-from store.errors import ColdRead, OffsetOutOfRange
+from store.errors import ColdRead, OffsetOutOfRange, StoreError
 from store.healing import Healer
 from store.options import StoreOptions
 from store.queue import ConsumeQueue
@@ -233,6 +233,9 @@ class Reader:
             data = self._log.read(begin, length) if allow_cold else self._log.read_cached(begin, length)
         except OffsetOutOfRange:
             return b""
+        except OSError as error:
+            path = self._log.path(begin)
+            raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
         if data is None:
             raise ColdRead
         return data
@@ -251,7 +254,14 @@ def _checked(data: bytes | bytearray, view: memoryview, at: int, physical: int, 
     if total != size or place != physical or (magic != MAGIC_V1 and magic != MAGIC_V2):
         return "no record begins where the queue says"
     body_end = body_at + body_length
-    if not body_at <= body_end < end or (body_length and crc32(view[body_at:body_end]) & CRC_MASK != crc):
+    if not body_at <= body_end < end - 2:
+        return f"body length {body_length} does not fit"
+    properties_at = body_end + data[body_end] + 3
+    if magic == MAGIC_V2:
+        properties_at = body_end + (data[body_end] << 8 | data[body_end + 1]) + 4
+    if properties_at > end or properties_at + (data[properties_at - 2] << 8 | data[properties_at - 1]) != end:
+        return "lengths do not add up"
+    if body_length and crc32(view[body_at:body_end]) & CRC_MASK != crc:
         return "CRC of the body does not match"
     return view[at:end]
 

@@ -17,6 +17,7 @@ may have gone past it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, NamedTuple
 
 import msgspec
@@ -76,6 +77,7 @@ class Derived:
         self._damaged = damaged
         self._begin = max(min(verdict.begin, verdict.end), commit_log.start_offset)
         self._indexed_until = 0
+        self._put_count = 0
         self.rebuilt = False  # the next checkpoint is due at once
         self.floors: dict[QueueName, int] = {}
 
@@ -154,6 +156,7 @@ class Derived:
 
     def mend(self, verdict: DerivedVerdict) -> None:
         """Make the derived files what the log says, up to its end. StoreError."""
+        started = monotonic()
         clean = self._log_verdict.clean
         end = self._log_verdict.end
         compare = verdict.compare and end > self._log.start_offset
@@ -176,6 +179,15 @@ class Derived:
         mark = Mark(self._begin, self._log_verdict.last_record, self._log_verdict.last_timestamp)
         self._dispatcher.restart_at(mark)
         self._dispatch_rest()
+        if self.rebuilt or self._put_count:
+            seconds = monotonic() - started
+            log.info(
+                "derived_files_ready",
+                rebuilt_queues=len(wanted),
+                rebuilt_index=verdict.index_reason is not None,
+                records=self._put_count,
+                records_per_second=int(self._put_count / seconds) if seconds else 0,
+            )
         self._queues.anomalies.clear()
         self._drop_reached_floors()
 
@@ -212,6 +224,7 @@ class Derived:
         for records in walk(self._log.read_or_nothing, self._log.file_size, begin, end, self._damaged):
             for record in records:
                 take(record)
+            self._put_count += len(records)
             self._write_pending()
             self._progress(what, records[-1].physical_offset - begin, end - begin)
 
@@ -270,7 +283,7 @@ class Derived:
         begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
         while self._dispatcher.dispatched_offset < end:
             before = self._dispatcher.dispatched_offset
-            self._dispatcher.step(4096, end)
+            self._put_count += len(self._dispatcher.step(4096, end))
             self._write_pending()
             if self._dispatcher.dispatched_offset == before:
                 break

@@ -42,6 +42,26 @@ Progress = Callable[[str, int, int], None]
 """(what is being done, bytes done, bytes in all): called now and then."""
 
 
+class LoggedProgress:
+    """Says every few seconds how far a long piece of work is, and how fast."""
+
+    EVERY_SECONDS: Final = 3.0
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._what = ""
+        self._began = self._told = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._clock()
+        if what != self._what:
+            self._what, self._began, self._told = what, now, now
+        if now - self._told >= self.EVERY_SECONDS:
+            self._told = now
+            rate = round(done / 1e6 / (now - self._began), 1)
+            log.info("recovery_progress", what=what, percent=min(100, done * 100 // max(1, total)), mb_per_second=rate)
+
+
 class Place(NamedTuple):
     """Bytes of the log, and what is wrong with them."""
 
@@ -172,7 +192,7 @@ def _vouched_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record
         return (vouched.offset, None) if vouched.offset == files.bases[0] else None
     if base not in files.sizes and base - files.file_size not in files.sizes:
         return None
-    scanner = Scanner(files.read, files.file_size, vouched.last_record)
+    scanner = Scanner(files.read, files.file_size, vouched.last_record, after_power_loss=True)
     records = scanner.next_records(1)
     if not records or records[0].physical_offset != vouched.last_record:
         return None
