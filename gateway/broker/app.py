@@ -190,8 +190,8 @@ def _master_services(broker: Broker) -> list[Callable[[], Awaitable[Any]]]:
     """What a slave leaves to its master."""
     if broker.store_options.broker_role is BrokerRole.SLAVE:
         return []
-    delivery = Delivery(broker)
-    return [delivery.run, delivery.save_forever, TransactionCheck(broker).run]
+    delivery, check = Delivery(broker), TransactionCheck(broker)
+    return [delivery.run, delivery.save_forever, check.run, check.note_forever]
 
 
 async def _save_tables(broker: Broker) -> NoReturn:

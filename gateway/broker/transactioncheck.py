@@ -57,7 +57,6 @@ class TransactionCheck:
                 await self.round()
             except StoreError as error:
                 log.error("transactions_not_checked", reason=str(error))
-            await self.note_progress()
 
     async def _pause(self) -> None:
         """Until the next round; it comes early if one undecided half message holds up many that are decided."""
@@ -89,8 +88,14 @@ class TransactionCheck:
         known = self._broker.offsets.query(TRANSACTION_GROUP, topic, 0)
         return low if known == NOT_FOUND else max(low, min(known, high))
 
+    async def note_forever(self) -> NoReturn:
+        """Keeps how far the checks are, for the next write of the offset table."""
+        while True:
+            await trio.sleep(self._broker.options.flush_consumer_offset_interval / 1000)
+            await self.note_progress()
+
     async def note_progress(self) -> None:
-        """Keeps how far the checks are, once all that they stored is safe."""
+        """Notes how far the checks are now, once all that they stored is safe."""
         storage, halves = self._broker.storage, self._halves
         known = [(names.HALF_TOPIC, halves.progress), (names.OP_HALF_TOPIC, halves.op_progress)]
         spoken_of = storage.appended.offset
