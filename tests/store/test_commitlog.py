@@ -323,3 +323,27 @@ def test_dirty_files(tmp_path: Path) -> None:
     assert len(log.dirty_files(log.end_offset)) == 1
     assert log.take_new_names()
     assert not log.take_new_names()
+
+
+def test_too_many_open_files_refuses_and_recovers(disk: Disk) -> None:
+    """A new file needs a descriptor: nothing is written without one, and later it works."""
+    disk.append(3500)
+    disk.faults.arm("open", OSError(errno.EMFILE, "Too many open files"), times=2)
+    for _ in range(2):
+        with pytest.raises(StoreFull, match="Too many open files"):
+            disk.append(1000)
+    (taken,) = disk.append(1000)
+    assert (taken.physical_offset, taken.queue_offset) == (SIZE, 1)
+    assert disk.log.poison_reason is None
+
+
+def test_a_flush_needs_no_new_descriptor(disk: Disk) -> None:
+    """The files that are not flushed are held, however many others are opened in between."""
+    disk.log._open._limit = 1
+    for _ in range(4):
+        disk.append(3500)
+    disk.faults.arm("open", OSError(errno.EMFILE, "Too many open files"), times=100)
+    assert len(disk.log.dirty_files(0)) == 4
+    disk.append(100)
+    disk.log.flushed(2 * SIZE + 10)
+    assert len(disk.log.dirty_files(0)) == 2
