@@ -308,7 +308,7 @@ def _slave(cluster: Cluster, master: Broker, folder: Path) -> None:
         }
         with Wiretap(cluster.namesrvs[0].address, swap) as namesrv:
             cluster.add_broker(name="broker-a", broker_id=1, role="SLAVE", namesrvAddr=namesrv.address, **SMALL_STORE)
-            wait_until(lambda: sum(len(f.data) for f in ha.frames if not f.from_client) > 1000, "replication", 60)
+            wait_until(lambda: sum(len(f.data) for f in ha.frames if not f.from_client) > 200, "replication", 60)
             wait_until(
                 lambda: {f.head[0] for f in metadata.frames + fast.frames if not f.is_response} >= {21, 43, 45, 201},
                 "the metadata",
