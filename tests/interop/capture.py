@@ -3,7 +3,7 @@
     python -m tests.interop.capture [SCENARIO …]
 
 Everything is thrown away and made anew, so the bytes (ports, times, ids) differ from run to run while their
-shape does not. Tests read the files and never this program.
+shape does not; the files of one folder belong together. Tests read the files and never this program.
 """
 
 import shutil
