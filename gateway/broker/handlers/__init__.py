@@ -7,6 +7,7 @@ from gateway.broker.handlers import (
     pull,
     queries,
     replication,
+    replies,
     retries,
     runtime,
     send,
@@ -16,5 +17,18 @@ from gateway.broker.handlers import (
 
 ROUTES = [
     module.routes
-    for module in (send, pull, queries, offsets, retries, transactions, clients, groups, topics, runtime, replication)
+    for module in (
+        send,
+        pull,
+        queries,
+        offsets,
+        retries,
+        transactions,
+        replies,
+        clients,
+        groups,
+        topics,
+        runtime,
+        replication,
+    )
 ]
