@@ -7,11 +7,13 @@ from typing import Any
 
 import trio
 
+from gateway.addresses import parse_addresses
 from gateway.broker.groups import GroupTable
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.slavesync import SlaveSync
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
+from gateway.ha.inspection import Inspector
 from gateway.ha.locator import MasterLocator
 from gateway.ha.master import HaMaster, Identity
 from gateway.ha.slave import HaSlave
@@ -39,7 +41,9 @@ class Replication:
         self.sync: SlaveSync | None = None
         cluster, broker = options.broker_cluster_name, options.broker_name
         if store_options.broker_role is not BrokerRole.SLAVE:
-            self.master = HaMaster(storage, store_options, Identity(cluster, broker))
+            namesrvs = [str(address) for address in parse_addresses(options.namesrv_addr)]
+            inspector = Inspector(storage, broker, namesrvs)
+            self.master = HaMaster(storage, store_options, Identity(cluster, broker), inspect=inspector.compare)
             storage.replicas = self.master.progress
             return
         self.slave = HaSlave(

@@ -10,15 +10,19 @@ What lies further back is taken to be equal, because logs part at the end of one
 """
 
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 from zlib import crc32
 
+from protocol.codes import ResponseCode
 from protocol.message import HEAD, MAGIC_V1, MAGIC_V2, MIN_RECORD_BYTES
 
 WINDOW_BYTES = 1 << 20
 _MAGICS = tuple(HEAD.pack(0, magic)[4:] for magic in (MAGIC_V1, MAGIC_V2))
 _MAGIC_POSITION = 4
 _OFFSET_POSITION = 28
+
+_ABSENT = "can not find message by the offset"  # what official brokers say to VIEW_MESSAGE_BY_ID
 
 ReadRaw = Callable[[int, int], bytes]
 """`read(offset, limit)`: bytes of the log from `offset`, at least one; may be fewer than `limit`."""
@@ -32,6 +36,14 @@ class Holdings(NamedTuple):
     file_size: int
     start: int
     end: int
+
+
+class Sameness(Enum):
+    """What the comparison of one message shows."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    UNKNOWN = "unknown"
 
 
 # ---- verdicts: None, or one line that a person can act on
@@ -133,6 +145,27 @@ def last_message(data: bytes, offset: int) -> int | None:
                 return own_offset
         end = at + _MAGIC_POSITION - 1
     return None
+
+
+def last_message_before(low: int, end: int, read: ReadRaw) -> tuple[int | None, bytes]:
+    """Where the last message in [low, end) begins, None if none does, and its bytes, cut off at `end`."""
+    begin = window(low, end, read)
+    data = read_range(begin, end, read)
+    at = last_message(data, begin)
+    return at, b"" if at is None else data[at - begin :]
+
+
+def same_message(ours: bytes, code: int, remark: str | None, theirs: bytes) -> Sameness:
+    """Compares our message with an official broker's answer to VIEW_MESSAGE_BY_ID for its place.
+
+    Either may be cut off: where a link broke, or at the offset up to which is compared.
+    """
+    if code == ResponseCode.SUCCESS and theirs:
+        common = min(len(ours), len(theirs))
+        return Sameness.SAME if ours[:common] == theirs[:common] else Sameness.DIFFERENT
+    if code == ResponseCode.SYSTEM_ERROR and _ABSENT in (remark or ""):
+        return Sameness.DIFFERENT
+    return Sameness.UNKNOWN
 
 
 # ---- bytes

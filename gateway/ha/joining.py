@@ -18,7 +18,7 @@ import structlog
 
 from gateway.client import CallFailed, RemotingClient
 from gateway.ha import history
-from gateway.ha.history import Holdings
+from gateway.ha.history import Holdings, Sameness
 from gateway.ha.parts import LogStorage
 from protocol.bodies.routes import KVTable
 from protocol.codes import ResponseCode
@@ -220,7 +220,8 @@ class Joiner:
         low = max(ours.start, master.start)
         if low >= ours.end:
             return
-        begin, data = await self._storage.read_cold(partial(self._last_message, low, ours.end))
+        read = self._storage.store.read_raw
+        begin, data = await self._storage.read_cold(partial(history.last_message_before, low, ours.end, read))
         if begin is None:
             self._not_compared("no message begins in both logs")
             return
@@ -228,20 +229,14 @@ class Joiner:
         if _is_denied(answer):
             self._not_compared(answer.remark or MISSING)
             return
-        # Our last message may be cut off where the last link broke.
-        common = min(len(data), len(answer.body))
-        if answer.code != ResponseCode.SUCCESS or not common or data[:common] != answer.body[:common]:
+        sameness = history.same_message(data, answer.code, answer.remark, answer.body)
+        if sameness is Sameness.DIFFERENT:
             raise JoinRefused(history.differs(ours.end))
+        if sameness is Sameness.UNKNOWN:
+            raise TryLater(answer.remark or MISSING)
 
     def _not_compared(self, reason: str) -> None:
         log.warning("history_not_compared", master=self._client.address, reason=reason)
-
-    def _last_message(self, low: int, end: int) -> tuple[int | None, bytes]:
-        read = self._storage.store.read_raw
-        window = history.window(low, end, read)
-        data = history.read_range(window, end, read)
-        begin = history.last_message(data, window)
-        return begin, b"" if begin is None else data[begin - window :]
 
     async def _fetch_first_message(self) -> None:
         answer = await self._ask(ViewMessageById(offset=0))

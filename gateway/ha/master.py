@@ -2,13 +2,13 @@
 
 Two kinds of slaves come. One of our own make has joined over remoting before (`join`), where names, file sizes and
 bytes were compared, and shows its ticket. An official one sends its first report, 5 s after it connected, and nothing
-is known of it; its report is believed as far as it can be true (`_greet_official`).
+is known of it: it is inspected where that is possible, and its report is believed only as far as it can be true.
 
 Bounds: `MAX_LINKS` connections, `MAX_CHECK_BYTES` that one question makes the master read, `MAX_HOSTS` remembered.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeVar
 
@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from gateway.ha import history
-from gateway.ha.history import Holdings
+from gateway.ha.history import Holdings, Sameness
 from gateway.ha.link import LOST, SlaveLink
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
@@ -43,6 +43,13 @@ SAY_AGAIN_SECONDS = 60.0
 T = TypeVar("T")
 
 
+Inspect = Callable[[str, int], Awaitable[Sameness]]
+
+
+async def _cannot_inspect(host: str, end: int) -> Sameness:
+    return Sameness.UNKNOWN
+
+
 class LinkRefused(Exception):
     """The peer on the HA port cannot be served; the text says why."""
 
@@ -57,13 +64,17 @@ class Identity(NamedTuple):
 class HaMaster:
     """Serves slaves. `progress` is what sends that wait for a slave look at (Storage.replicas)."""
 
-    def __init__(self, storage: LogStorage, options: StoreOptions, identity: Identity) -> None:
+    def __init__(
+        self, storage: LogStorage, options: StoreOptions, identity: Identity, *, inspect: Inspect | None = None
+    ) -> None:
+        """`inspect(host, end)` compares an official slave's log with ours, as far as that is possible."""
         # SYNC_MASTER without a slave that counts would be ASYNC_MASTER under another name, so 2 is the least.
         copies = max(2, options.in_sync_replicas)
         self.progress = ReplicaProgress(copies=copies, reach_bytes=options.ha_slave_fallbehind_max)
         self._storage = storage
         self._options = options
         self._identity = identity
+        self._inspect = inspect or _cannot_inspect
         self._tickets = Tickets()
         self._links: dict[Replica, SlaveLink] = {}
         self._link_count = 0
@@ -168,7 +179,7 @@ class HaMaster:
         self._link_count += 1
         try:
             first = await link.first_report()
-            replica = self._greet(first, host, peer)
+            replica = await self._greet(first, host, peer)
             self._attach(link, replica)
             await link.run(replica)
         except LinkRefused as error:
@@ -198,27 +209,29 @@ class HaMaster:
         _put_bounded(self._refusals, host, (kind, now))
         return True
 
-    def _greet(self, first: int, host: str, peer: str) -> Replica:
+    async def _greet(self, first: int, host: str, peer: str) -> Replica:
         """The slave that a connection's first report stands for; raises LinkRefused."""
-        if first >= 0:
-            return self._greet_official(first, host, peer)
-        join = self._tickets.redeem(first, trio.current_time())
-        if join is None:
-            raise LinkRefused("its ticket is unknown or too old")
-        return Replica(join.name, host, join.begin_offset, join.broker_id, counted=not join.lacks_older)
-
-    def _greet_official(self, report: int, host: str, peer: str) -> Replica:
+        if first < 0:
+            join = self._tickets.redeem(first, trio.current_time())
+            if join is None:
+                raise LinkRefused("its ticket is unknown or too old")
+            return Replica(join.name, host, join.begin_offset, join.broker_id, counted=not join.lacks_older)
         ours = self.holdings()
-        if report == 0:
+        if first == 0:
             begin = history.begin_for_empty(ours.start, ours.end, ours.file_size, whole=False)
             return Replica(peer, host, begin, counted=begin == ours.start)
-        if report > ours.end:
-            raise LinkRefused(history.ahead(report, ours.end))
-        if report < ours.start:
-            raise LinkRefused(history.behind(report, ours.start))
-        if report > self._run_start and report > self._highest_sent(host):
-            raise LinkRefused(history.never_sent(report, self._run_start))
-        return Replica(peer, host, report)
+        if first > ours.end:
+            raise LinkRefused(history.ahead(first, ours.end))
+        if first < ours.start:
+            raise LinkRefused(history.behind(first, ours.start))
+        sameness = await self._inspect(host, first)
+        if sameness is Sameness.DIFFERENT:
+            raise LinkRefused(history.differs(first))
+        if sameness is Sameness.UNKNOWN:
+            if first > self._run_start and first > self._highest_sent(host):
+                raise LinkRefused(history.never_sent(first, self._run_start))
+            log.warning("history_not_compared", slave=peer, reason="the slave cannot be asked")
+        return Replica(peer, host, first)
 
     def _attach(self, link: SlaveLink, replica: Replica) -> None:
         link.replica = replica

@@ -180,7 +180,8 @@ class OfficialClient:
             try:
                 data = self.log.read_raw(command.header.offset, 4)
             except OffsetOutOfRange:
-                return response(command, ResponseCode.SYSTEM_ERROR, remark="can not find message by the offset")
+                remark = f"can not find message by the offset, {command.header.offset}"
+                return response(command, ResponseCode.SYSTEM_ERROR, remark=remark)
             size = int.from_bytes(data, "big")
             return response(command, body=self.log.read_raw(command.header.offset, size))
         raise CallFailed(f"4.8.0 does not answer {command.code}")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from gateway.ha import master as master_module
-from gateway.ha.history import checksum
+from gateway.ha.history import Sameness, checksum
 from gateway.ha.link import transfers
-from gateway.ha.master import HaMaster
+from gateway.ha.master import HaMaster, Identity
 from protocol.ha import Transfer, TransferDecoder, encode_report
 from protocol.requests.replication import JoinReplication
-from tests.gateway.ha.fakes import BROKER, CLUSTER, FILE_SIZE, MemoryLog, make_master, messages
+from tests.gateway.ha.fakes import BROKER, CLUSTER, FILE_SIZE, MemoryLog, MemoryStorage, make_master, messages, options
 
 DATA = messages(0, 10_000)
 HOST = "10.0.0.7"
@@ -287,6 +287,40 @@ async def test_a_slave_that_is_refused_again_and_again_is_reported_once_a_minute
                 storage.append(b"x")
                 await trio.sleep(5)
     assert refusals(logs).count("that the master lacks") == 2
+
+
+@pytest.mark.parametrize(
+    ("sameness", "report", "refused"),
+    [
+        (Sameness.SAME, 6000, None),  # a copy that was made while this master ran, perhaps
+        (Sameness.DIFFERENT, 6000, "written by different masters"),
+        (Sameness.DIFFERENT, 4000, "written by different masters"),
+        (Sameness.UNKNOWN, 6000, "has other bytes there"),
+        (Sameness.UNKNOWN, 4000, None),
+    ],
+)
+async def test_an_official_slave_is_inspected_where_it_can_be(
+    sameness: Sameness, report: int, refused: str | None
+) -> None:
+    storage = MemoryStorage(MemoryLog(DATA[:5000]))
+    asked: list[tuple[str, int]] = []
+
+    async def inspect(host: str, end: int) -> Sameness:
+        asked.append((host, end))
+        return sameness
+
+    master = HaMaster(storage, options(), Identity(CLUSTER, BROKER), inspect=inspect)
+    storage.append(DATA[5000:])
+    with structlog.testing.capture_logs() as logs:
+        async with linked(master) as slave:
+            await slave.report(report)
+            if refused is None:
+                assert await slave.take(len(DATA) - report) == DATA[report:]
+            else:
+                assert await slave.closed()
+    assert asked == [(HOST, report)]
+    assert (refused or "") in refusals(logs)
+    assert master.progress.acknowledged.offset == (report if refused is None else 0)
 
 
 async def test_an_empty_official_slave_gets_the_last_file(autojump_clock: MockClock) -> None:
