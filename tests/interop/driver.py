@@ -267,9 +267,9 @@ class Producer(Unattended):
         return messages
 
     def flow(self, topic: str, file: Path, **options: Any) -> "Flow":
-        """Starts sending without pause, recording what is acknowledged in `file`.
+        """Starts sending, recording what is acknowledged in `file`.
 
-        Options: threads, size, limit.
+        Options: threads, size, limit, pause (ms after each message of a thread; 0).
         """
         name = self.driver.fresh("flow")
         self.driver.do("flow", name=name, producer=self.name, topic=topic, file=str(file), keys=f"{name}-", **options)

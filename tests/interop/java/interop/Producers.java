@@ -214,6 +214,7 @@ final class Producers {
             JSONObject content = new JSONObject();
             content.put("size", from.containsKey("size") ? from.getIntValue("size") : 128);
             long limit = from.containsKey("limit") ? from.getLongValue("limit") : Long.MAX_VALUE;
+            long pause = from.getLongValue("pause");
             for (long number = next.getAndIncrement(); !stopping && number < limit; number = next.getAndIncrement()) {
                 String key = from.getString("keys") + number;
                 content.put("keys", key);
@@ -232,15 +233,20 @@ final class Producers {
                     if (result.getSendStatus() == SendStatus.SEND_OK) {
                         acknowledged.incrementAndGet();
                     }
+                    rest(pause);
                 } catch (Exception error) {
                     lastError = error.toString();
                     failed.incrementAndGet();
-                    try {
-                        TimeUnit.MILLISECONDS.sleep(20); // a refused connection fails at once; do not spin on it
-                    } catch (InterruptedException interrupted) {
-                        return;
-                    }
+                    rest(Math.max(pause, 20)); // a refused connection fails at once; do not spin on it
                 }
+            }
+        }
+
+        private static void rest(long millis) {
+            try {
+                TimeUnit.MILLISECONDS.sleep(millis);
+            } catch (InterruptedException interrupted) {
+                Thread.currentThread().interrupt();
             }
         }
 
