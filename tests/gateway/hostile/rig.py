@@ -33,7 +33,8 @@ TOPIC: Final = "healthy"
 GROUP: Final = "healthy-group"
 ONE_WAY: Final = 2
 RESPONSE: Final = 1
-PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 20.0
+CLIENT_TIMEOUT_SECONDS: Final = 3.0  # after which a Java producer gives up
 PAUSE_SECONDS: Final = 0.002
 
 SEND_V2: Final = 310
@@ -241,6 +242,7 @@ async def serving(server: Server, serve: Callable[..., Awaitable[None]], start: 
         async with healthy(server, start):
             yield server
         nursery.cancel_scope.cancel()
+    assert server.slowest_seconds < CLIENT_TIMEOUT_SECONDS
 
 
 @asynccontextmanager
