@@ -71,9 +71,10 @@ class Metrics:
 
     # ---- counting
 
-    def messages_stored(self, messages: "Iterable[NewMessage]") -> None:
-        """These messages are in the log (their `size` is set)."""
+    def messages_stored(self, messages: "Iterable[NewMessage]") -> int:
+        """These messages are in the log (their `size` is set). Returns their bytes together."""
         stored, sizes = self._stored, self._sizes
+        before = sizes[1]
         for message in messages:
             size = message.size
             try:
@@ -85,6 +86,7 @@ class Metrics:
             sizes[0] += 1
             sizes[1] += size
             sizes[2 if size <= _SMALLEST_SIZE else 2 + bisect_left(SIZE_BOUNDS_BYTES, size)] += 1
+        return sizes[1] - before
 
     def messages_delivered(self, topic: str, group: str, count: int, size: int) -> None:
         """One pull answer carries `count` messages of `size` bytes together."""

@@ -213,6 +213,13 @@ class IncomingMessages:
             )
         return queue_id
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether sends have to pass `check_writable` at present."""
+        options = self._options
+        start = options.start_accept_send_request_time_stamp
+        return not options.broker_permission & PERM_WRITE or (start > 0 and start > self._now_ms())
+
     def check_writable(self, topic: str) -> None:
         """Refuses while the whole broker takes no writes: before its start time, and for ordered topics without W."""
         options = self._options

@@ -36,11 +36,14 @@ def send_messages(broker: Broker, connection: Connection, commands: list[Command
     """Appends the messages of all these requests and answers each of them."""
     started = perf_counter()
     incoming = broker.incoming
+    is_guarded = incoming.is_guarded
     requests: list[Command] = []
     messages: list[NewMessage] = []
     for command in commands:
         try:
-            header = _header(command)
+            header = command.header if type(command.header) is SendMessageV2 else _header(command)
+            if is_guarded:
+                incoming.check_writable(header.topic)
             if header.batch or command.code == RequestCode.SEND_BATCH_MESSAGE:
                 batch = incoming.accept_batch(header, command, connection)
                 _append(broker, connection, requests, messages, started)
@@ -78,7 +81,12 @@ def _append(
     _note_stored(broker, messages)
     message_id = broker.incoming.message_id
     stored = [
-        (command, message_id(message.physical_offset), asked_queue_id(message), message.queue_offset)
+        (
+            command,
+            message_id(message.physical_offset),
+            message.queue_id if type(message) is NewMessage else asked_queue_id(message),
+            message.queue_offset,
+        )
         for command, message in zip(requests, messages, strict=True)
     ]
     if broker.storage.promises_more_than_append:
@@ -113,8 +121,8 @@ def _store_refusal(error: StoreError) -> Refused:
 
 def _note_stored(broker: Broker, messages: list[NewMessage]) -> None:
     """Counts the messages and wakes the consumers that wait for them."""
-    broker.metrics.messages_stored(messages)
-    broker.stats.messages_stored(len(messages), sum([message.size for message in messages]))
+    size = broker.metrics.messages_stored(messages)
+    broker.stats.messages_stored(len(messages), size)
     if broker.storage.consumers_see_appends:
         broker.pulls.arrived(messages)
 

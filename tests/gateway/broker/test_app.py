@@ -135,3 +135,12 @@ async def test_taken_port_ends_the_start_before_the_store_is_touched(tmp_path: P
         with pytest.raises(OSError, match=f"port {port} is taken"):
             await serve_broker(options, store_options(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+async def test_broker_takes_no_sends_before_its_start_time(tmp_path: Path) -> None:
+    options = broker_options(start_accept_send_request_time_stamp=2**62)
+    async with broker(tmp_path, options) as client:
+        await client.ask(CREATE_TOPIC, TOPIC_FIELDS)
+        refused = await client.ask(SEND_V2, send_fields(), b"early")
+        assert refused.code == ResponseCode.SYSTEM_ERROR
+        assert (await client.ask(PULL, pull_fields())).code == ResponseCode.PULL_NOT_FOUND
