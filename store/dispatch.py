@@ -26,6 +26,7 @@ _SCHEDULE_TOPIC_BYTES: Final = SCHEDULE_TOPIC.encode()
 _UNKNOWN_LEVEL_MS: Final = 1000
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_LEVEL_DIGITS: Final = 10  # of an int32; a level is text that somebody sent
+LONGEST: Final = 64 << 20  # a record that claims to end so far behind is not one that is still arriving
 CATCH_UP: Final = 512
 MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
 
@@ -222,7 +223,11 @@ class Dispatcher:
         progress = scanner.offset > self.dispatched_offset
         self.dispatched_offset = scanner.offset
         stop = scanner.stop
-        if stop is not None and stop.offset < until and (stop.reason or not self._read(stop.offset, 1)):
+        if (
+            stop is not None
+            and stop.offset < until
+            and (stop.reason or until - stop.offset > LONGEST or not self._read(stop.offset, 1))
+        ):
             good = find_record(self._read, self._file_size, stop.offset + 1, until)
             self.damaged(stop, good)
             if good is not None and good > self.dispatched_offset:

@@ -79,7 +79,12 @@ class MessageStore:
         self._damaged_places: set[int] = set()
         self._last_timestamp = verdict.last_timestamp
         self._floors: dict[tuple[str, int], int] = {}
-        self._queues = ConsumeQueues(f"{self._root}/consumequeue", options.mapped_file_size_consume_queue, fs)
+        self._queues = ConsumeQueues(
+            f"{self._root}/consumequeue",
+            options.mapped_file_size_consume_queue,
+            fs,
+            unit_is_true=self._unit_is_true,
+        )
         self._index = None
         if options.message_index_enable:
             self._index = KeyIndex(
@@ -453,6 +458,15 @@ class MessageStore:
     @property
     def dispatched_offset(self) -> int:
         return self._dispatcher.dispatched_offset
+
+    def _unit_is_true(self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int) -> bool:
+        """Which of two records that claim one queue offset is right: not the one that left a gap in front of itself.
+
+        No checksum covers that field of a record, so a flipped bit there shows only when the next record comes.
+        """
+        return not any(
+            anomaly.kind == "gap" and anomaly.physical_offset == physical_offset for anomaly in self._queues.anomalies
+        )
 
     # --- damage found on the way ---------------------------------------------------------------------
 

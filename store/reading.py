@@ -36,10 +36,11 @@ from store.errors import ColdRead, OffsetOutOfRange, StoreError
 from store.healing import Healer
 from store.options import StoreOptions
 from store.queue import ConsumeQueue
-from store.queuefiles import BLANK_SIZE
+from store.queuefiles import BLANK_SIZE, PLACE_UNIT, UNIT
 from store.scan import FIXED_PARTS, FIXED_V4
 
 SCAN_UNITS: Final = 800  # a pull with a filter looks at 16,000 bytes of its queue at most
+PLACE_SIZE: Final = UNIT.unpack(PLACE_UNIT)[1]
 SPAN_BYTES: Final = 256 << 10
 SPAN_GAP: Final = 16 << 10  # copying this much costs about as much as another system call
 FIRST_READ: Final = 4096
@@ -370,7 +371,7 @@ class _Search:
 
     def _is_passed(self, physical: int, size: int, log_begin: int) -> bool:
         """Whether a unit that names no record of the log is there by right."""
-        if size == BLANK_SIZE and physical == 0:
+        if physical == 0 and size in (BLANK_SIZE, PLACE_SIZE):
             return True
         if size >= MIN_RECORD_BYTES and 0 <= physical < log_begin:
             self._removed = True

@@ -176,9 +176,10 @@ class Derived:
         begin = self._log.start_offset if wanted or everything else keys_from
         if begin < self._begin:
             self._put_again(begin, keys_from, wanted, everything)
-        mark = Mark(self._begin, self._log_verdict.last_record, self._log_verdict.last_timestamp)
-        self._dispatcher.restart_at(mark)
-        self._dispatch_rest()
+        self._walk("dispatching the end of the commitlog", self._begin, end, self._put)
+        self._dispatcher.restart_at(
+            Mark(max(end, self._begin), self._log_verdict.last_record, self._log_verdict.last_timestamp)
+        )
         if self.rebuilt or self._put_count:
             seconds = monotonic() - started
             log.info(
@@ -279,15 +280,8 @@ class Derived:
 
         self._walk("rebuilding consume queues and index", begin, self._begin, take)
 
-    def _dispatch_rest(self) -> None:
-        begin, end = self._dispatcher.dispatched_offset, self._log.end_offset
-        while self._dispatcher.dispatched_offset < end:
-            before = self._dispatcher.dispatched_offset
-            self._put_count += len(self._dispatcher.step(4096, end))
-            self._write_pending()
-            if self._dispatcher.dispatched_offset == before:
-                break
-            self._progress("dispatching the end of the commitlog", before - begin, end - begin)
+    def _put(self, record: Record) -> None:
+        self._dispatcher.put_record(record)
 
     def _write_pending(self) -> None:
         if self._queues.wants_write:

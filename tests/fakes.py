@@ -115,6 +115,21 @@ class PowerLossFiles(FileSystem):
             after.makedirs(os.path.dirname(name))  # a directory is not gone before what is in it
         return after
 
+    def copy(self) -> PowerLossFiles:
+        """Another disk with the same files, all of it safe."""
+        after = PowerLossFiles(capacity=self.capacity)
+        after._directories = set(self._directories)
+        after._clock_ns = self._clock_ns
+        for name, inode in self._names.items():
+            twin = after._names[name] = after._safe_names[name] = _Inode(0)
+            twin.data[:] = twin.safe[:] = inode.data
+            twin.sizes, twin.mtime_ns = [len(inode.data)], inode.mtime_ns
+        return after
+
+    def contents(self, path: str) -> bytearray:
+        """The bytes of a file, to be changed behind the store's back."""
+        return self._names[path].data
+
     def kill(self) -> PowerLossFiles:
         """The disk as the next process finds it when only this one ended."""
         after = PowerLossFiles(capacity=self.capacity)
