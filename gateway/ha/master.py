@@ -39,6 +39,8 @@ MAX_LINKS = 64
 MAX_CHECK_BYTES = 64 << 20  # bounds the work that one question can cause
 MAX_HOSTS = 1024
 SAY_AGAIN_SECONDS = 60.0
+DRAIN_SECONDS = 2.0
+DRAIN_LOOK_SECONDS = 0.01
 
 T = TypeVar("T")
 
@@ -77,6 +79,7 @@ class HaMaster:
         self._inspect = inspect or _cannot_inspect
         self._tickets = Tickets()
         self._links: dict[Replica, SlaveLink] = {}
+        self._scopes: set[trio.CancelScope] = set()
         self._link_count = 0
         self._run_start = storage.store.end_offset
         self._sent_to_host: dict[str, int] = {}
@@ -149,15 +152,23 @@ class HaMaster:
 
     # ---- the HA port
 
-    async def serve(
-        self,
-        listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> NoReturn:
-        """Accepts slaves until cancelled."""
-        await trio.serve_listeners(self.serve_one, list(listeners), task_status=task_status)  # type: ignore[arg-type]
+    async def serve(self, listeners: Sequence[trio.SocketListener]) -> NoReturn:
+        """Accepts slaves until cancelled; then gives those that keep up DRAIN_SECONDS to get what was appended last."""
+        async with trio.open_nursery() as links:
+            try:
+                await trio.serve_listeners(self.serve_one, list(listeners), handler_nursery=links)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_SECONDS):
+                    while self._lags():  # noqa: ASYNC110 (at the end of a process, and not worth an event)
+                        await trio.sleep(DRAIN_LOOK_SECONDS)
+                for scope in self._scopes:
+                    scope.cancel()
         raise AssertionError("only cancellation ends serve_listeners")
+
+    def _lags(self) -> bool:
+        """Whether a slave that is linked lacks something."""
+        end = self._storage.store.end_offset
+        return any(replica.acked < end for replica in self.progress.replicas)
 
     async def serve_one(self, stream: trio.SocketStream) -> None:
         """Serves one connection to its end."""
@@ -166,7 +177,13 @@ class HaMaster:
         except OSError:  # gone before it was looked at
             return
         host = host.removeprefix("::ffff:")
-        await self.serve_stream(stream, host, f"{host}:{port}")
+        scope = trio.CancelScope(shield=True)  # it outlives the listener by what `serve` grants
+        self._scopes.add(scope)
+        try:
+            with scope:
+                await self.serve_stream(stream, host, f"{host}:{port}")
+        finally:
+            self._scopes.discard(scope)
 
     async def serve_stream(self, stream: trio.abc.Stream, host: str, peer: str) -> None:
         """Serves the slave behind `stream`; never raises for what a peer does."""

@@ -14,6 +14,7 @@ from gateway.ha.slave import HaSlave
 from gateway.server import open_listeners, port_of
 from gateway.services import background
 from gateway.storage import Storage
+from protocol.ha import TRANSFER_HEADER_BYTES, encode_report
 from protocol.message import NewMessage
 from store.engine import MessageStore
 from store.options import BrokerRole, FlushDiskType, StoreOptions
@@ -178,3 +179,31 @@ async def test_a_new_slave_that_waited_for_its_master(tmp_path: Path) -> None:
             async with slave_at(tmp_path / "slave", ha, port) as slave:
                 await trio.sleep(1.5)
                 await caught_up(master, slave)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_master_that_stops_lets_its_slaves_have_the_end(tmp_path: Path, silent: bool) -> None:
+    node = Node(tmp_path / "master", BrokerRole.ASYNC_MASTER)
+    ha = HaMaster(node.storage, node.options, Identity(CLUSTER, BROKER))
+    (listener,) = await open_listeners(0, "127.0.0.1")
+    received = b""
+
+    async def slave(stream: trio.SocketStream) -> None:
+        nonlocal received
+        async with stream:
+            await stream.send_all(encode_report(0))
+            while data := await stream.receive_some():
+                received += data
+                if not silent:
+                    await stream.send_all(encode_report(len(received) - TRANSFER_HEADER_BYTES))
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            async with node.running(partial(ha.serve, [listener])):
+                nursery.start_soon(slave, await trio.open_tcp_stream("127.0.0.1", port_of(listener)))
+                while not ha.progress.replicas:  # noqa: ASYNC110 (nobody waits for a slave to come)
+                    await trio.sleep(0.01)
+                end = node.storage.append(new_messages(10))
+                begun = trio.current_time()
+            assert trio.current_time() - begun < (4 if silent else 1)
+    assert len(received) == end + TRANSFER_HEADER_BYTES
