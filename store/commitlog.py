@@ -187,6 +187,8 @@ class CommitLog:
         if self.poison_reason is not None:
             raise StorePoisoned(self.poison_reason)
         entries: list[Entry] = []
+        if not messages:
+            return entries
         try:
             chunks = self._encode(messages, now_ms, atomic, entries)
             self._write(chunks)
@@ -367,6 +369,8 @@ class CommitLog:
     def _after_failed_write(self, chunks: list[tuple[int, bytes]], error: OSError) -> None:
         """Always raises. A disk that is full in spite of the reservation may get space again: wipe and go on."""
         path = self.path(chunks[0][0])
+        if error.errno == errno.EROFS and len(chunks) == 1:
+            raise StoreFull(f"{path}: {error.strerror}") from error  # such a write changed nothing
         if error.errno in _NO_SPACE:
             try:
                 for start, _ in chunks:

@@ -18,17 +18,27 @@ from store.files import FileSystem, OpenFile
 class FlushJob:
     """One flush of the log up to ``target``."""
 
-    __slots__ = ("_directory", "_files", "_fs", "done", "target")
+    __slots__ = ("_directory", "_files", "_fs", "_refusal", "done", "target")
 
-    def __init__(self, target: int, files: list[OpenFile], directory: str | None, fs: FileSystem) -> None:
+    def __init__(
+        self,
+        target: int,
+        files: list[OpenFile],
+        directory: str | None,
+        fs: FileSystem,
+        refusal: str | None = None,
+    ) -> None:
         self.target = target
         self.done = False
+        self._refusal = refusal
         self._files = files
         self._directory = directory
         self._fs = fs
 
     def run(self) -> None:
-        """Any thread. OSError: poison the store, nothing about ``target`` is known."""
+        """Any thread. OSError: poison the store, nothing about ``target`` is known. StorePoisoned: it is already."""
+        if self._refusal is not None:
+            raise StorePoisoned(self._refusal)
         for file in self._files:
             self._fs.fdatasync(file.fd)
         if self._directory is not None:
@@ -49,9 +59,9 @@ class Flusher:
         return self._log.end_offset - self.flushed_offset
 
     def begin(self) -> FlushJob:
-        """A job for everything appended so far (perhaps nothing). StorePoisoned after a failure."""
+        """A job for everything appended so far (perhaps nothing). After a failure, one that only raises."""
         if self._log.poison_reason is not None:
-            raise StorePoisoned(self._log.poison_reason)
+            return FlushJob(self.flushed_offset, [], None, self._fs, self._log.poison_reason)
         target = self._log.end_offset
         files = self._log.dirty_files(self.flushed_offset) if target > self.flushed_offset else []
         directory = self._log.directory if self._log.take_new_names() else None

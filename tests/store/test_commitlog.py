@@ -211,6 +211,28 @@ def test_a_failed_write_poisons(disk: Disk) -> None:
     assert len(disk.log.read(0, 1000)) == 100
 
 
+def test_a_read_only_disk_refuses_and_recovers(disk: Disk) -> None:
+    """Nothing was written, so nothing is unknown."""
+    disk.append(100)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def read_only(self: FaultyFiles, fd: int, data: Any, offset: int) -> int:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        patch.setattr(FaultyFiles, "pwrite", read_only)
+        for _ in range(2):
+            with pytest.raises(StoreFull, match="Read-only"):
+                disk.append(200)
+    (taken,) = disk.append(200)
+    assert (taken.physical_offset, taken.queue_offset) == (100, 1)
+
+
+def test_an_empty_list_is_nothing(disk: Disk) -> None:
+    """No file is made for it."""
+    assert disk.append() == []
+    assert disk.log.bases() == []
+
+
 def test_reserving_ahead_makes_the_next_file(disk: Disk) -> None:
     """Step by step, so that an append finds room; one step ahead is enough."""
     assert disk.log.wants_room

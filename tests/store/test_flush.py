@@ -89,8 +89,10 @@ def test_a_failed_flush_is_not_repeated(log: CommitLog, flusher: Flusher, faults
     with pytest.raises(OSError, match="injected"):
         job.run()
     log.poison("fdatasync failed")
+    flushes = faults.passed["flush"]
     with pytest.raises(StorePoisoned, match="fdatasync failed"):
-        flusher.begin()
+        flusher.begin().run()
+    assert faults.passed["flush"] == flushes
     with pytest.raises(StorePoisoned, match="fdatasync failed"):
         log.append([message()], 1)
     assert flusher.flushed_offset == 0
