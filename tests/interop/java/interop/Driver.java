@@ -79,6 +79,7 @@ public final class Driver {
         PushConsumers.register();
         PullConsumers.register();
         Queries.register();
+        Replies.register();
         ExecutorService threads = Executors.newCachedThreadPool(task -> {
             Thread thread = new Thread(task);
             thread.setDaemon(true);
