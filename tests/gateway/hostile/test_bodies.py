@@ -82,7 +82,7 @@ async def test_bodies_beyond_all_need_are_refused_unread(server: Server) -> None
             for name, data in huge.items():
                 started = trio.current_time()
                 answer = await client.ask(each.code, each.fields, data)
-                assert answer.code == 1 or each.code == REGISTER_BROKER, f"{each} with {name}: {answer}"
+                assert answer.code != 0 or each.code == REGISTER_BROKER, f"{each} with {name}: {answer}"
                 assert_meant(answer, f"{each} with {name}")
                 assert trio.current_time() - started < 2, f"{each} with {name}"
 
