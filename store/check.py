@@ -30,11 +30,11 @@ from store.errors import StoreError, StoreLocked
 from store.files import FileSystem
 from store.findings import Findings
 from store.index import KeyIndex
+from store.logfiles import LogFiles, find_record_in_files
 from store.options import StoreOptions
 from store.progress import Progress, make_progress
 from store.queuefiles import QueueFiles, file_base
 from store.queueload import bisect
-from store.recovery import LogFiles, find_record_in_files
 from store.scan import Scanner
 
 GOOD, DAMAGED, NOT_CHECKED = 0, 1, 2

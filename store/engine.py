@@ -29,13 +29,14 @@ from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
 from store.healing import Healer
 from store.index import KeyIndex
+from store.logfiles import LogFiles
 from store.manifest import load as load_manifest
 from store.options import BrokerRole, FlushDiskType, StoreOptions
 from store.queue import Boundary, ConsumeQueue, Unit
 from store.queuefiles import UNIT_SIZE
 from store.reading import GetResult, GetStatus, Limits, PropertiesMatch, Reader, TagMatch
 from store.rebuild import Derived
-from store.recovery import LogFiles, LoggedProgress, LogVerdict, Progress, apply, inspect, report
+from store.recovery import LoggedProgress, LogVerdict, Progress, apply, inspect, report
 from store.retention import expired_queues, unused_queues
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep

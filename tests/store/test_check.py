@@ -17,10 +17,10 @@ from store.dispatch import DelayLevels, Dispatcher
 from store.files import FileSystem
 from store.findings import MOST_FILES, MOST_PER_FILE, Findings
 from store.index import KeyIndex
+from store.logfiles import LogFiles
 from store.options import StoreOptions
 from store.progress import Bar, Lines, Silent, make_progress
 from store.queuefiles import BLANK_UNIT, UNIT_SIZE
-from store.recovery import LogFiles
 from store.scan import walk
 from tests.store.making import bodies, crash, damage, message, open_store
 

@@ -12,7 +12,8 @@ from store.checkpoint import NOTHING, CheckpointFile
 from store.engine import MessageStore
 from store.errors import StoreDamaged, StoreError, StoreLocked
 from store.files import FileSystem
-from store.recovery import LogFiles, inspect
+from store.logfiles import LogFiles
+from store.recovery import inspect
 from store.scan import Scanner
 from tests.fakes import Clock, PowerLossFiles
 from tests.store.making import SYNC, bodies, crash, damage, drain, flush, maintain, message, open_store, options
