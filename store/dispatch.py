@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK, tags_code
+from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK, parse_properties, tags_code
 from store.commitlog import NUMBERED, Entry
 from store.scan import ReadLog, Record, Scanner, Stop, find_record
 
@@ -95,19 +95,26 @@ class Index(Protocol):
         """Index a record under its keys."""
 
 
+_TAGS: Final = "\x02TAGS\x01"
+_UNIQUE_KEY: Final = "\x02UNIQ_KEY\x01"
+_KEYS: Final = "\x02KEYS\x01"
+
+
+def _value(text: str, marker: str) -> str:
+    """One property, "" if there is none: as ``parse_properties``, without parsing the others."""
+    begin = text.rfind(marker) + len(marker)
+    if begin < len(marker):
+        return ""
+    end = text.find("\x02", begin)
+    value = text[begin:] if end < 0 else text[begin:end]
+    # Of several pairs of one name the last counts that has a value.
+    return value or parse_properties(text).get(marker[1:-1], "")
+
+
 def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
     """The entry of a record read back from the log."""
-    tags = unique_key = keys = ""
-    for pair in record.properties.decode("utf-8", "replace").split("\x02"):
-        name, _, value = pair.partition("\x01")
-        if not value:
-            continue
-        if name == "TAGS":
-            tags = value
-        elif name == "UNIQ_KEY":
-            unique_key = value
-        elif name == "KEYS":
-            keys = value
+    text = "\x02" + record.properties.decode("utf-8", "replace")
+    tags, unique_key, keys = _value(text, _TAGS), _value(text, _UNIQUE_KEY), _value(text, _KEYS)
     kind = record.sys_flag & TRANSACTION_MASK
     index_keys = (unique_key, *keys.split(" ")) if keys or unique_key else ()
     code: int | None = None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.message import NewMessage, format_properties, java_hash
+from protocol.message import NewMessage, format_properties, java_hash, parse_properties
 from store.commitlog import CommitLog
 from store.dispatch import MAX_HELD, SCHEDULE_TOPIC, DelayLevels, Dispatcher, Mark, derive
 from store.errors import StoreError
@@ -233,6 +233,22 @@ def test_restarting(bench: Bench) -> None:
     bench.dispatcher.restart_at(Mark(places[0][1], 0, 5000))
     assert len(bench.dispatcher.step(10, bench.log.end_offset)) == 2
     assert bench.dispatcher.mark == Mark(places[2][1], places[2][0], 5000)
+
+
+names = st.sampled_from(["TAGS", "UNIQ_KEY", "KEYS", "XTAGS", "TAGSX", "", "A"])
+values = st.sampled_from(["", "a", "b c", "x\x01y", "TAGS"])
+
+
+@given(st.lists(st.tuples(names, values), max_size=6), st.booleans())
+def test_properties_are_read_as_the_parser_reads_them(pairs: list[tuple[str, str]], closed: bool) -> None:
+    """Whatever order, repeated names, empty halves and separators."""
+    text = "\x02".join(f"{name}\x01{value}" for name, value in pairs) + "\x02" * closed
+    expected = parse_properties(text)
+    entry = derive(Record(0, 100, 0, 0, 0, 1, b"T", text.encode()), "T", DELAYS)
+    tags = expected.get("TAGS")
+    assert entry[5] == (java_hash(tags) if tags else 0)
+    keys = [expected.get("UNIQ_KEY", ""), *expected.get("KEYS", "").split(" ")]
+    assert entry[6] == tuple(key for key in keys if key)
 
 
 @pytest.mark.parametrize(
