@@ -70,9 +70,7 @@ class HaMaster:
         self, storage: LogStorage, options: StoreOptions, identity: Identity, *, inspect: Inspect | None = None
     ) -> None:
         """`inspect(host, end)` compares an official slave's log with ours, as far as that is possible."""
-        # SYNC_MASTER without a slave that counts would be ASYNC_MASTER under another name, so 2 is the least.
-        copies = max(2, options.in_sync_replicas)
-        self.progress = ReplicaProgress(copies=copies, reach_bytes=options.ha_slave_fallbehind_max)
+        self.progress = ReplicaProgress(options)
         self._storage = storage
         self._options = options
         self._identity = identity

@@ -4,7 +4,7 @@ A slave counts from the moment it has said how far its log goes and that was fou
 not. Each slave has two offsets: up to where bytes were sent to it, and up to where it says it has them. It cannot have
 what it was not sent, so a report beyond that is refused and never counted (official 4.8.0 and 5.x count it).
 
-`acknowledged` is the offset that `copies - 1` different slaves have reached at one moment, the slowest of these
+`acknowledged` is the offset that inSyncReplicas - 1 different slaves have reached at one moment, the slowest of these
 counting; the master itself is the other copy. It only grows: bytes that were once in so many places are acknowledged,
 even if a slave leaves afterwards.
 
@@ -15,7 +15,7 @@ the old one is left out of the count until it speaks again.
 Invariants: acked <= sent for every slave; `acknowledged` <= the highest `sent`; no offset of a slave goes back.
 """
 
-from collections.abc import Iterable
+from typing import Protocol
 
 from gateway.watermark import Watermark
 
@@ -46,17 +46,27 @@ class Replica:
         return f"<Replica {self.name} acked={self.acked} sent={self.sent}{'' if self.counted else ' not counted'}>"
 
 
-class ReplicaProgress:
-    """All slaves of a master. `copies` includes the master; `reach_bytes` is haSlaveFallbehindMax."""
+class ReplicationOptions(Protocol):
+    """The keys inSyncReplicas and haSlaveFallbehindMax; both may change while the master runs."""
 
-    def __init__(self, *, copies: int, reach_bytes: int) -> None:
-        if copies < 2:
-            raise ValueError(f"{copies} copies are the master alone; replication starts with 2")
+    in_sync_replicas: int
+    ha_slave_fallbehind_max: int
+
+
+class ReplicaProgress:
+    """All slaves of a master."""
+
+    def __init__(self, options: ReplicationOptions) -> None:
         self.acknowledged = Watermark()
-        self._needed = copies - 1
-        self._reach_bytes = reach_bytes
+        self._options = options
         self._replicas: list[Replica] = []
         self._present = -1  # what enough of the present slaves have; -1: there are not enough
+        self._settled_for = 0
+
+    @property
+    def needed(self) -> int:
+        """How many slaves have to have something. At least one: a SYNC_MASTER that waits for none is none."""
+        return max(1, self._options.in_sync_replicas - 1)
 
     # ---- who is there
 
@@ -100,31 +110,25 @@ class ReplicaProgress:
             raise ReportRefused(f"it reports offset {offset}, but was sent bytes up to {replica.sent} only")
         if offset < replica.acked:
             raise ReportRefused(f"it reports offset {offset} after it had reported {replica.acked}")
-        if offset > replica.acked or not replica.counted:
+        if offset > replica.acked or not replica.counted or self._settled_for != self.needed:
             replica.acked = offset
             replica.counted = True
             if replica in self._replicas:
                 self._settle()
 
     def _settle(self) -> None:
-        acked = [replica.acked for replica in self._replicas if replica.counted]
-        if len(acked) < self._needed:
-            self._present = -1
-            return
-        self._present = acked[0] if len(acked) == 1 else _nth_largest(acked, self._needed)
+        needed = self._settled_for = self.needed
+        acked = sorted((replica.acked for replica in self._replicas if replica.counted), reverse=True)
+        self._present = acked[needed - 1] if len(acked) >= needed else -1
         self.acknowledged.advance(self._present)
 
     # ---- what that means
 
     def in_reach(self, offset: int) -> bool:
-        """Whether enough slaves have `offset`, or are there and less than `reach_bytes` behind it.
+        """Whether enough slaves have `offset`, or are there and less than haSlaveFallbehindMax behind it.
 
         If not, a send that waits for them is answered with SLAVE_NOT_AVAILABLE.
         """
         if self.acknowledged.offset >= offset > 0:
             return True
-        return self._present >= 0 and offset - self._present < self._reach_bytes
-
-
-def _nth_largest(offsets: Iterable[int], n: int) -> int:
-    return sorted(offsets, reverse=True)[n - 1]
+        return self._present >= 0 and offset - self._present < self._options.ha_slave_fallbehind_max

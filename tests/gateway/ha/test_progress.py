@@ -1,5 +1,7 @@
 """What slaves acknowledge: the rules of haSlaveFallbehindMax and inSyncReplicas; no acknowledgement is false."""
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,14 @@ from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
 REACH = 1000
 
 
+@dataclass
+class Options:
+    in_sync_replicas: int = 2
+    ha_slave_fallbehind_max: int = REACH
+
+
 def make(copies: int = 2) -> ReplicaProgress:
-    return ReplicaProgress(copies=copies, reach_bytes=REACH)
+    return ReplicaProgress(Options(copies))
 
 
 def attach(
@@ -119,9 +127,30 @@ def test_a_report_of_a_replaced_link_does_not_count() -> None:
     assert progress.acknowledged.offset == 10
 
 
-def test_one_copy_is_not_replication() -> None:
-    with pytest.raises(ValueError, match="1 copies"):
-        make(copies=1)
+@pytest.mark.parametrize("copies", [0, 1, 2])
+def test_one_slave_is_the_least(copies: int) -> None:
+    progress = make(copies)
+    assert not progress.in_reach(10)
+    attach(progress, 10)
+    assert progress.acknowledged.offset == 10
+
+
+def test_options_may_change_meanwhile() -> None:
+    options = Options(2)
+    progress = ReplicaProgress(options)
+    one, two = attach(progress, 10), attach(progress, 10, host="10.0.0.2")
+    one.sent = two.sent = 900
+    options.in_sync_replicas = 3
+    progress.reported(one, 900)
+    assert progress.acknowledged.offset == 10
+    progress.reported(two, 500)
+    assert progress.acknowledged.offset == 500
+    options.in_sync_replicas = 2
+    progress.reported(two, 500)
+    assert progress.acknowledged.offset == 900
+    assert progress.in_reach(901)
+    options.ha_slave_fallbehind_max = 1
+    assert not progress.in_reach(901)
 
 
 class Cluster(RuleBasedStateMachine):
