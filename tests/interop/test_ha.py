@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ PULL_MESSAGE: Final = 11
 QUERY_MESSAGE: Final = 12
 GET_ALL_TOPIC_CONFIG: Final = 21
 GET_ALL_CONSUMER_OFFSET: Final = 43
+SUSPEND: Final = 2
 SUBSCRIPTION_IN_REQUEST: Final = 4
 FOUND: Final = 0
 
@@ -107,16 +109,20 @@ def pulled(broker: Broker, topic: str, queue: int) -> bytes:
     records = b""
     offset = 0
     while True:
-        fields = {
-            **{"consumerGroup": "ha-check", "topic": topic, "queueId": queue, "queueOffset": offset, "maxMsgNums": 32},
-            **{"sysFlag": SUBSCRIPTION_IN_REQUEST, "commitOffset": 0, "suspendTimeoutMillis": 0},
-            **{"subscription": "*", "subVersion": 0, "expressionType": "TAG"},
-        }
-        answer = broker.call(PULL_MESSAGE, fields)
+        answer = broker.call(PULL_MESSAGE, pull_fields(topic, queue, offset))
         if answer.code != FOUND:
             return records
         records += answer.body
         offset = int(answer.fields["nextBeginOffset"])
+
+
+def pull_fields(topic: str, queue: int, offset: int, *, suspend_ms: int = 0) -> Json:
+    flags = SUBSCRIPTION_IN_REQUEST | (SUSPEND if suspend_ms else 0)
+    return {
+        **{"consumerGroup": "ha-check", "topic": topic, "queueId": queue, "queueOffset": offset, "maxMsgNums": 32},
+        **{"sysFlag": flags, "commitOffset": 0, "suspendTimeoutMillis": suspend_ms},
+        **{"subscription": "*", "subVersion": 0, "expressionType": "TAG"},
+    }
 
 
 def found_by_key(broker: Broker, topic: str, key: str) -> bytes:
@@ -200,6 +206,31 @@ def test_a_slave_is_a_copy_of_its_master_through_deaths(
     master.kill()
     with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
         assert len(consumer.received(count)) >= count
+
+
+@pytest.mark.parametrize("master_kind", [OURS, "4.9.4"])
+def test_a_pull_that_waits_at_our_slave_is_woken_by_replication(
+    cluster: Cluster, producer: Producer, master_kind: str
+) -> None:
+    """An official slave would look once in 5 s."""
+    master = add_master(cluster, master_kind)
+    topic = new_topic(producer, cluster)
+    slave = add_slave(cluster, OURS)
+    send_until_replicated(producer, topic)
+    acknowledged(producer.send_many(topic, "before", 8))
+    wait_same_answers(slave, master, topic, [])
+    queue = next(queue for queue in producer.queues(topic) if queue["queue"] == 0)
+    end = len(list(split(pulled(slave, topic, 0))))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(slave.call, PULL_MESSAGE, pull_fields(topic, 0, end, suspend_ms=4000))
+        time.sleep(0.5)  # the pull has to be parked before the message comes
+        assert not waiting.done()
+        began = time.monotonic()
+        acknowledged([producer.send(topic, "wakes", to=queue)])
+        answer = waiting.result()
+        assert time.monotonic() - began < 2
+    assert answer.code == FOUND
+    assert b"wakes" in answer.body
 
 
 # ---- histories that differ
