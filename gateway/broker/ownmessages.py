@@ -12,7 +12,7 @@ from gateway.broker import names
 from gateway.broker.incoming import index_keys
 from gateway.broker.topics import MAX_QUEUES
 from protocol.message import MAX_PROPERTIES_BYTES, NewMessage, StoredMessage, format_properties, tags_code
-from store.errors import ColdRead, MessageIllegal
+from store.errors import ColdRead, MessageIllegal, StoreFull
 
 if TYPE_CHECKING:
     from gateway.broker.state import Broker
@@ -65,8 +65,11 @@ def real_place(properties: Mapping[str, str]) -> tuple[str, int] | None:
 def put(broker: "Broker", messages: list[NewMessage]) -> int:
     """Appends the messages, counts them and wakes who waits for them; returns the log's end. Raises StoreError.
 
-    MessageIllegal if the properties of one have grown too long for a record.
+    MessageIllegal if the properties of one have grown too long for a record, StoreFull while the store takes nothing.
     """
+    writable, reason = broker.store.writable
+    if not writable:
+        raise StoreFull(reason)
     if any([len(message.properties) > MAX_PROPERTIES_BYTES for message in messages]):
         raise MessageIllegal(f"properties above {MAX_PROPERTIES_BYTES} bytes")
     end = broker.storage.append(messages)
