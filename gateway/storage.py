@@ -1,8 +1,11 @@
 """The store on the event loop: when what it wrote is safe, who waits for that, and the only threads of the process.
 
 Appending goes to the page cache and stays in line. What may block (fsync, reading what is not in memory, reserving
-and deleting files) runs in a thread, once for a whole batch: one lane for writes, so that two flushes never overlap,
-and a few for cold reads.
+and deleting files) runs in a thread, once for a whole batch: a lane for flushes, so that two never overlap, one for
+upkeep, and a few for cold reads.
+
+A flush of SYNC_FLUSH is the exception while the disk is quick (INLINE_FLUSH_SECONDS): then the way to a thread and back
+costs more than the flush. One flush that takes longer sends those after it to the thread again.
 
 Group commit: a flush takes its target when it begins, so it covers everything that was appended by then, whichever
 connection it came from; `flushed` wakes all that waited for it. A reply that promises a flush or a slave waits with
@@ -10,6 +13,7 @@ connection it came from; `flushed` wakes all that waited for it. A reply that pr
 """
 
 from collections.abc import Callable, Iterable
+from time import perf_counter
 from typing import NoReturn, Protocol, TypeVar
 
 import structlog
@@ -27,6 +31,9 @@ log = structlog.get_logger(__name__)
 DISPATCH_LIMIT = 512
 MAINTAIN_SECONDS = 1.0
 COLD_READERS = 4
+INLINE_FLUSH_SECONDS = 0.0005
+SLOW_FLUSH_SECONDS = 0.01  # what is expected of a disk until it has shown that it is quicker
+FLUSH_WEIGHT = 0.2  # of the latest flush in what the next one is expected to take
 
 T = TypeVar("T")
 
@@ -58,7 +65,9 @@ class Storage:
         self._arrived = arrived
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
         self._sync_master = options.broker_role is BrokerRole.SYNC_MASTER
-        self._write_lane = trio.CapacityLimiter(1)
+        self._expected_flush_seconds = SLOW_FLUSH_SECONDS
+        self._flush_lane = trio.CapacityLimiter(1)
+        self._upkeep_lane = trio.CapacityLimiter(1)
         self._cold_lane = trio.CapacityLimiter(COLD_READERS)
 
     @property
@@ -142,12 +151,16 @@ class Storage:
         """Makes what has been appended safe. After a failure the store takes no more writes."""
         job = self.store.flush_begin()
         try:
-            await trio.to_thread.run_sync(job.run, limiter=self._write_lane)
+            if self._sync_flush and self._expected_flush_seconds <= INLINE_FLUSH_SECONDS:
+                seconds = _timed(job.run)
+            else:
+                seconds = await trio.to_thread.run_sync(_timed, job.run, limiter=self._flush_lane)
         except (OSError, StoreError) as error:
             self.store.poison(f"flush failed: {error}")
             log.error("flush_failed", error=str(error))
             self.flushed.close()
             await trio.sleep_forever()
+        self._expected_flush_seconds += (seconds - self._expected_flush_seconds) * FLUSH_WEIGHT
         self.store.flush_done(job)
         self.flushed.advance(self.store.flushed_offset)
         if self._sync_flush:
@@ -179,10 +192,16 @@ class Storage:
             if job is None:
                 continue
             try:
-                await trio.to_thread.run_sync(job.run, limiter=self._write_lane)
+                await trio.to_thread.run_sync(job.run, limiter=self._upkeep_lane)
             except OSError as error:
                 log.warning("maintenance_failed", error=str(error))
             self.store.maintain_done(job)
+
+
+def _timed(run: Callable[[], None]) -> float:
+    started = perf_counter()
+    run()
+    return perf_counter() - started
 
 
 async def _reached(mark: Watermark, offset: int, deadline: float) -> bool:
