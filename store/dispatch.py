@@ -116,7 +116,9 @@ def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
     text = "\x02" + record.properties.decode("utf-8", "replace")
     tags, unique_key, keys = _value(text, _TAGS), _value(text, _UNIQUE_KEY), _value(text, _KEYS)
     kind = record.sys_flag & TRANSACTION_MASK
-    index_keys = (unique_key, *keys.split(" ")) if keys or unique_key else ()
+    index_keys = (unique_key,) if unique_key else ()
+    if keys:
+        index_keys += tuple([key for key in keys.split(" ") if key])
     code: int | None = None
     if record.topic == _SCHEDULE_TOPIC_BYTES:
         code = delays.due_code(record.properties, record.store_timestamp)
@@ -127,7 +129,7 @@ def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
         record.physical_offset,
         record.size,
         tags_code(tags) if code is None else code,
-        () if kind == TRANSACTION_ROLLBACK else tuple(key for key in index_keys if key),
+        () if kind == TRANSACTION_ROLLBACK else index_keys,
     )
 
 

@@ -20,7 +20,7 @@ def _quiet() -> Iterator[None]:
 
 LONG = os.environ.get("POCKETMQ_LONG") == "1"
 LIVES = 4
-RUNS = 1300 if LONG else 40
+RUNS = 3000 if LONG else 80  # of each flush mode; about two crashes each
 
 
 @pytest.mark.crash
