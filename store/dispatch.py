@@ -116,7 +116,7 @@ def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
     text = "\x02" + record.properties.decode("utf-8", "replace")
     tags, unique_key, keys = _value(text, _TAGS), _value(text, _UNIQUE_KEY), _value(text, _KEYS)
     kind = record.sys_flag & TRANSACTION_MASK
-    index_keys = (unique_key,) if unique_key else ()
+    index_keys: tuple[str, ...] = (unique_key,) if unique_key else ()
     if keys:
         index_keys += tuple([key for key in keys.split(" ") if key])
     code: int | None = None
