@@ -18,6 +18,7 @@ from protocol.codes import ResponseCode
 from protocol.message import HEAD, MAGIC_V1, MAGIC_V2, MIN_RECORD_BYTES
 
 WINDOW_BYTES = 1 << 20
+MAX_CHECK_BYTES = 64 << 20  # that one question makes a master read
 _MAGICS = tuple(HEAD.pack(0, magic)[4:] for magic in (MAGIC_V1, MAGIC_V2))
 _MAGIC_POSITION = 4
 _OFFSET_POSITION = 28

@@ -18,7 +18,7 @@ import structlog
 
 from gateway.client import CallFailed, RemotingClient
 from gateway.ha import history
-from gateway.ha.history import Holdings, Sameness
+from gateway.ha.history import MAX_CHECK_BYTES, Holdings, Sameness
 from gateway.ha.parts import LogStorage
 from protocol.bodies.routes import KVTable
 from protocol.codes import ResponseCode
@@ -38,7 +38,6 @@ from store.errors import OffsetOutOfRange
 log = structlog.get_logger(__name__)
 
 CALL_SECONDS = 10.0
-MAX_CHECK_BYTES = 64 << 20  # as the master's bound
 STEP_BYTES = 64 << 10  # how exactly the place is found where two logs part
 
 MISSING = "no answer"

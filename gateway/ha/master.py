@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from gateway.ha import history
-from gateway.ha.history import Holdings, Sameness
+from gateway.ha.history import MAX_CHECK_BYTES, Holdings, Sameness
 from gateway.ha.link import LOST, SlaveLink
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
@@ -36,15 +36,12 @@ from store.options import BrokerRole, StoreOptions
 log = structlog.get_logger(__name__)
 
 MAX_LINKS = 64
-MAX_CHECK_BYTES = 64 << 20  # bounds the work that one question can cause
 MAX_HOSTS = 1024
 SAY_AGAIN_SECONDS = 60.0
 DRAIN_SECONDS = 2.0
 DRAIN_LOOK_SECONDS = 0.01
 
 T = TypeVar("T")
-
-
 Inspect = Callable[[str, int], Awaitable[Sameness]]
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ha import joining
+from gateway.ha.history import MAX_CHECK_BYTES
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater, parting
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
@@ -193,7 +194,7 @@ async def test_the_parting_is_found_to_the_step(low: int, length: int, data: st.
 
 
 @pytest.mark.parametrize(
-    ("offset", "length"), [(len(DATA) - 10, 11), (-1, 5), (0, -1), (0, joining.MAX_CHECK_BYTES + 1)]
+    ("offset", "length"), [(len(DATA) - 10, 11), (-1, 5), (0, -1), (0, MAX_CHECK_BYTES + 1)]
 )
 async def test_an_offset_the_master_does_not_hold_is_not_compared(offset: int, length: int) -> None:
     client = DirectClient(make_master(MemoryLog(DATA))[0])
