@@ -169,8 +169,9 @@ class Delivery:
 
 def restored(record: StoredMessage) -> NewMessage | None:
     """What consumers get of a delayed message; None if it names no place where it could go."""
-    place = real_place(record.properties)
+    properties = record.properties
+    place = real_place(properties)
     if place is None:
         log.error("delayed_message_lost", message_id=record.message_id, reason="it names no topic and queue to go to")
         return None
-    return copy_message(record, *place)
+    return copy_message(record, *place, properties, text=record.properties_data)

@@ -273,7 +273,7 @@ class IncomingMessages:
         else:
             return message
         message.properties = self._encoded(properties)
-        return SetAsideMessage(**msgspec.structs.asdict(message), asked_queue_id=asked_queue_id)
+        return set_aside(*msgspec.structs.astuple(message), asked_queue_id)
 
     def create_topic(self, topic: str, queue_nums: int, *, topic_sys_flag: int = 0) -> TopicConfig:
         """A topic that the broker itself needs; made and registered if it does not exist."""
@@ -293,6 +293,10 @@ class SetAsideMessage(NewMessage, gc=False):
     """A message that is not stored where its sender wanted it, but waits elsewhere for its time or its commit."""
 
     asked_queue_id: int = 0
+
+
+set_aside: Callable[..., SetAsideMessage] = SetAsideMessage
+"""Takes the fields of a NewMessage in their order, then `asked_queue_id`."""
 
 
 def asked_queue_id(message: NewMessage) -> int:

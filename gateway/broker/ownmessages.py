@@ -24,14 +24,18 @@ def copy_message(
     queue_id: int,
     properties: Mapping[str, str] | None = None,
     *,
+    text: bytes | None = None,
     sys_flag: int | None = None,
     reconsume_times: int | None = None,
     prepared_transaction_offset: int = 0,
 ) -> NewMessage:
-    """The record as a new message; what is not given stays as it was, hosts and the time of birth among it."""
+    """The record as a new message; what is not given stays as it was, hosts and the time of birth among it.
+
+    `text` is what the properties look like in a record, if that is known.
+    """
     if properties is None:
         text, properties = record.properties_data, record.properties
-    else:
+    elif text is None:
         text = format_properties(properties).encode("utf-8", "replace")
     return NewMessage(
         topic=topic,

@@ -100,13 +100,13 @@ def _committed(broker: Broker, record: StoredMessage, properties: dict[str, str]
     if place is None:
         raise Refused(ResponseCode.SYSTEM_ERROR, "the half message names no topic and queue to go to")
     level = broker.delays.level(properties)
-    text = properties if level > 0 else None
     topic, queue_id = broker.delays.schedule(properties, *place, level) if level > 0 else place
     return copy_message(
         record,
         topic,
         queue_id,
-        text,
+        properties,
+        text=None if level > 0 else record.properties_data,
         sys_flag=record.sys_flag & ~TRANSACTION_MASK | TRANSACTION_COMMIT,
         prepared_transaction_offset=record.physical_offset,
     )
