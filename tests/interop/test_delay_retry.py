@@ -29,7 +29,7 @@ def waited_s(message: Json, sent: Json) -> float:
 def test_delayed_messages_come_when_they_are_due(
     client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic
 ) -> None:
-    """Never early, hardly late, each with what was sent; a message without delay overtakes them."""
+    """Never early, hardly late, each with what was sent."""
     topic = make_topic()
     with client.push(cluster.namesrv_addr, topic, **FIRST) as consumer:
         sent = {
@@ -40,8 +40,9 @@ def test_delayed_messages_come_when_they_are_due(
         assert {result["status"] for result in [*sent.values(), now]} == {"SEND_OK"}
         assert {sent[1]["topic"], sent[2]["topic"]} == {topic}
         messages = consumer.received(3)
-    assert [message["body"] for message in messages] == ["now", "level 1", "level 2"]
-    for message, level, seconds in zip(messages[1:], (1, 2), (1, 5), strict=True):
+    delayed = [message for message in messages if message["body"] != "now"]
+    assert [message["body"] for message in delayed] == ["level 1", "level 2"]
+    for message, level, seconds in zip(delayed, (1, 2), (1, 5), strict=True):
         assert seconds - 0.005 <= waited_s(message, sent[level]) <= seconds + LATE_S
         assert (message["topic"], message["queue"]) == (topic, sent[level]["queue"])
         assert (message["tags"], message["keys"], message["props"]["n"]) == ("Tag", "key", "内")
