@@ -10,13 +10,14 @@ import trio
 import trio.testing
 
 from gateway.broker import delivery
+from gateway.broker.app import _master_services
 from gateway.broker.delivery import Delivery, restored
 from gateway.broker.incoming import split_properties
 from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.pulls import ParkedPull
 from protocol.message import tags_code
 from store.errors import ColdRead, MessageIllegal, StoreFull
-from store.options import FlushDiskType
+from store.options import BrokerRole, FlushDiskType
 from tests.gateway.broker.golden import VERSIONS, golden_records
 from tests.gateway.broker.handlers.rig import Rig
 from tests.gateway.broker.producing import bodies, send, sent, stored
@@ -234,6 +235,11 @@ async def test_a_message_without_a_place_to_go_is_given_up(rig: Rig, change: dic
     properties = record.properties | change
     record.properties_data = "\x02".join(f"{name}\x01{value}" for name, value in properties.items()).encode()
     assert restored(record) is None
+
+
+async def test_a_slave_leaves_it_to_its_master(make_rig: Make) -> None:
+    assert _master_services(make_rig().broker) != []
+    assert _master_services(make_rig(store={"broker_role": BrokerRole.SLAVE}, broker_id=1).broker) == []
 
 
 # ---- the service as it runs
