@@ -24,7 +24,7 @@ from store.cleaning import Cleaner
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
 from store.dispatch import SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mark
-from store.errors import ColdRead, StoreDamaged, StoreError
+from store.errors import ColdRead, StoreDamaged, StoreError, StoreFull
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
 from store.healing import Healer
@@ -248,6 +248,9 @@ class MessageStore:
         ``atomic``: contiguous, in one file (a batch send). The caller has checked the limits of topic, properties
         and body. StoreFull, StorePoisoned, MessageIllegal: nothing was stored.
         """
+        refusal = self._upkeep.refusal()
+        if refusal is not None:
+            raise StoreFull(refusal)
         commit_log = self._log
         begin = commit_log.end_offset
         now = self._now_ms()

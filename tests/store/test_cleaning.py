@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from store.engine import GetStatus, MessageStore
+from store.errors import StoreFull
 from store.files import DiskUsage, FileSystem, StrPath
 from tests.fakes import Clock
 from tests.store.making import drain, maintain, message, open_store
@@ -132,6 +133,8 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
     writable, reason = store.writable
     assert not writable
     assert "91 %" in reason
+    with pytest.raises(StoreFull, match="91 %"):
+        store.append([message(b"one more")])
     assert drain(store)
     disk.percent = 88
     clean(store, clock)
@@ -139,6 +142,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
     disk.percent = 85
     clean(store, clock)
     assert store.writable == (True, "")
+    store.append([message(b"one more")])
     assert [entry["event"] for entry in logs if entry["event"].startswith("disk")] == ["disk_full", "disk_has_space"]
     store.close()
 
