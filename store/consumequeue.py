@@ -309,6 +309,8 @@ class ConsumeQueues:
         or made files and ended before they were safe, so then every queue counts as unsafe.
         """
         suspect = {(damage.topic, damage.queue_id) for damage in self.damages} if mend_tails else set()
+        if mend_tails:
+            self._files.doubt_names()
         cut = 0
         for queue in self:
             mend = queue.name in suspect

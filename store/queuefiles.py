@@ -141,6 +141,13 @@ class QueueFiles:
             directory = os.path.dirname(path)
             self.made_directories.update((directory, os.path.dirname(directory), self.root))
 
+    def doubt_names(self) -> None:
+        """Queues may have been removed by a process that ended before their removal was safe."""
+        for path in (self.root, *(f"{self.root}/{topic}" for topic in self.fs.listdir(self.root))):
+            status = self.fs.stat(path)
+            if status is not None and status.is_directory:
+                self.made_directories.add(path)
+
     def _make(self, path: str, blank_until: int) -> None:
         """Make a file, with blanks in front of the place that is about to be written."""
         directory = os.path.dirname(path)

@@ -31,7 +31,8 @@ from store.index import KeyIndex
 from store.jsonfile import load_json
 from store.manifest import KnownQueue, Manifest, newest_change, withdraw
 from store.queue import ConsumeQueue
-from store.recovery import LogVerdict, Progress
+from store.queueload import QueueDamage
+from store.recovery import KEPT_DIRECTORY, LogVerdict, Progress
 from store.scan import Record, walk
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,7 @@ class Derived:
         bad: dict[QueueName, str] = {
             (damage.topic, damage.queue_id): f"{damage.file}: {damage.reason}"
             for damage in self._queues.damages
-            if damage.queue_id >= 0
+            if damage.queue_id >= 0 and not self._is_file(damage)
         }
         self._remember_offsets(manifest)
         trusted = manifest is not None and self._log_verdict.vouched
@@ -100,6 +101,23 @@ class Derived:
                     bad.setdefault((known.topic, known.queue_id), reason)
             self._add_changed(manifest, bad)
         return DerivedVerdict(bad, self._judge_index(manifest if trusted else None), not trusted)
+
+    def _is_file(self, damage: QueueDamage) -> bool:
+        """Whether something lies where a queue's directory belongs."""
+        status = self._fs.stat(self._directory_of(damage))
+        return status is not None and not status.is_directory
+
+    def _directory_of(self, damage: QueueDamage) -> str:
+        return f"{self._root}/consumequeue/{damage.topic}/{damage.queue_id}"
+
+    def _put_aside_files(self) -> None:
+        """Move what is in the way of a queue's directory to where recovery keeps things."""
+        for damage in self._queues.damages:
+            if damage.queue_id >= 0 and self._is_file(damage):
+                kept = f"{self._root}/{KEPT_DIRECTORY}/consumequeue-{damage.topic}-{damage.queue_id}"
+                self._fs.makedirs(f"{self._root}/{KEPT_DIRECTORY}")
+                self._fs.rename(self._directory_of(damage), kept)
+                log.warning("consume_queue_entry_moved", file=damage.file, reason=damage.reason, kept_as=kept)
 
     def _remember_offsets(self, manifest: Manifest | None) -> None:
         """The highest offset of each queue that was ever seen in use."""
@@ -164,6 +182,7 @@ class Derived:
             # A stop in the middle of this must not leave a manifest that speaks for what is gone.
             withdraw(self._root, self._fs)
             self.rebuilt = True
+        self._put_aside_files()
         for (topic, queue_id), reason in verdict.queues.items():
             log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
             self._queues.reset(topic, queue_id)

@@ -269,6 +269,12 @@ class PowerLossFiles(FileSystem):
         if self.listdir(name):
             raise OSError(errno.ENOTEMPTY, "directory not empty", name)
         self._directories.discard(name)
+        # Once the parent is synced the directory is gone, and what was removed from it with it.
+        parent = os.path.dirname(name)
+        self._name_changes = [
+            (parent if directory == name else directory, entry, inode)
+            for directory, entry, inode in self._name_changes
+        ]
 
     def makedirs(self, path: StrPath) -> None:
         name = os.fspath(path)

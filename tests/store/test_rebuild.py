@@ -249,3 +249,22 @@ def test_a_gap_in_the_log_wider_than_a_queue_file(tmp_path: Path) -> None:
     assert found[-1].queue_offset == 199
     assert len(found) < 200 - 2 * 20
     store.close()
+
+
+@pytest.mark.parametrize("stop", ["closed", "killed"])
+def test_strange_entries_among_the_queues(tmp_path: Path, stop: str) -> None:
+    """Files where directories belong are left alone, and nothing stops at them."""
+    store = open_store(tmp_path)
+    fill(store)
+    crash(store) if stop == "killed" else store.close()
+    (tmp_path / "consumequeue" / "T").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "consumequeue" / "notes").write_text("mine")
+    (tmp_path / "consumequeue" / "T" / "7").write_text("mine")
+    (tmp_path / "consumequeue" / "T" / "abc").mkdir()
+    store = open_store(tmp_path)
+    check(store)
+    flush(store)
+    maintain(store)
+    assert store.writable == (True, "")
+    store.close()
+    assert (tmp_path / "consumequeue" / "notes").read_text() == "mine"
