@@ -129,12 +129,14 @@ class Link:
     async def _pump(
         self, source: trio.SocketStream, sink: trio.SocketStream, direction: int, pair: trio.CancelScope
     ) -> None:
-        """Passes what comes until one side ends, which ends both unless the fault is that the other stays."""
-        with suppress(*LOST):
+        """Passes what comes until one side ends, which ends both in the same way, unless the other is to stay."""
+        try:
             while data := await source.receive_some(BLOCK):
                 if self._delay:
                     await trio.sleep(self._delay)
                 await self._pass(bytes(data), sink, direction)
+        except LOST:
+            _linger(sink)
         client = source if direction == TO_SERVER else sink
         if client not in self._widowed:
             pair.cancel()
@@ -157,11 +159,16 @@ def _opened() -> trio.Event:
     return gate
 
 
+def _linger(stream: trio.SocketStream) -> None:
+    """The socket's end, when it comes, will be an RST."""
+    with suppress(OSError):
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def _end(stream: trio.SocketStream, reset: bool = False) -> None:
     """Closes a socket; with `reset` its peer sees RST."""
-    with suppress(OSError):
-        if reset:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if reset:
+        _linger(stream)
     stream.socket.close()
 
 
