@@ -198,17 +198,24 @@ class Connection:
         """Runs `function(*args)` beside the receive loop; it ends with the connection."""
         if self._nursery is None or self.closed:
             return
-        self._waiting += 1
-        self._budgets.waiting += 1
+        self.begin_waiting()
         self._nursery.start_soon(self._run_waiting, function, args)
 
     async def _run_waiting(self, function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
         try:
             await function(*args)
         finally:
-            self._waiting -= 1
-            self._budgets.waiting -= 1
-            self._one_done.set()
+            self.end_waiting()
+
+    def begin_waiting(self) -> None:
+        """A request waits for something that will call back; `end_waiting` must follow, whatever happens."""
+        self._waiting += 1
+        self._budgets.waiting += 1
+
+    def end_waiting(self) -> None:
+        self._waiting -= 1
+        self._budgets.waiting -= 1
+        self._one_done.set()
 
     async def _make_way(self) -> None:
         """Waits while too many requests wait: of this connection, or of all, when it has more than its share."""

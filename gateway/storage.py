@@ -8,8 +8,8 @@ A flush of SYNC_FLUSH is the exception while the disk is quick (INLINE_FLUSH_SEC
 costs more than the flush. One flush that takes longer sends those after it to the thread again.
 
 Group commit: a flush takes its target when it begins, so it covers everything that was appended by then, whichever
-connection it came from; `flushed` wakes all that waited for it. A reply that promises a flush or a slave waits with
-`confirm`.
+connection it came from. A reply that promises a flush or a slave waits with `when_confirmed`, which calls back: a task
+for each would cost more than the flush.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 DISPATCH_LIMIT = 512
 MAINTAIN_SECONDS = 1.0
 COLD_READERS = 4
-INLINE_FLUSH_SECONDS = 0.0005
+EXPIRE_SECONDS = 0.1
+INLINE_FLUSH_SECONDS = 0.002
 SLOW_FLUSH_SECONDS = 0.01  # what is expected of a disk until it has shown that it is quicker
 FLUSH_WEIGHT = 0.2  # of the latest flush in what the next one is expected to take
 
@@ -47,6 +48,19 @@ class Replicas(Protocol):
         """Whether enough slaves are connected and near enough to acknowledge `offset` in time."""
 
 
+class _Promise:
+    """Somebody waits until what stands below `end` is safe; `code` is what they will be told."""
+
+    __slots__ = ("code", "end", "given", "told", "waits_for_slave")
+
+    def __init__(self, end: int, given: float, told: Callable[[ResponseCode], None]) -> None:
+        self.end = end
+        self.given = given
+        self.told = told
+        self.waits_for_slave = False
+        self.code = ResponseCode.SUCCESS
+
+
 class Storage:
     """The store's flush, dispatch and maintenance, and the promises that hang on them."""
 
@@ -60,7 +74,9 @@ class Storage:
         self.store = store
         self.appended = Watermark(store.end_offset)
         self.flushed = Watermark(store.flushed_offset)
-        self.replicas: Replicas | None = None
+        self.flushed.moved = self._settle_promises
+        self._replicas: Replicas | None = None
+        self._promises: list[_Promise] = []
         self._options = options
         self._arrived = arrived
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
@@ -94,24 +110,71 @@ class Storage:
         self.appended.advance(end)
         return end
 
-    async def confirm(self, end: int) -> ResponseCode:
-        """Waits until what stands below `end` is flushed and replicated, as far as the options promise it.
+    def when_confirmed(self, end: int, told: Callable[[ResponseCode], None]) -> None:
+        """Calls `told` once what stands below `end` is flushed and replicated, as far as the options promise it.
 
         The message is stored in any case; the code says which promise could not be kept in time.
         """
-        started = trio.current_time()
-        replica_code = ResponseCode.SUCCESS
-        if self._sync_master and self.replicas is not None:
-            if not self.replicas.in_reach(end):
-                replica_code = ResponseCode.SLAVE_NOT_AVAILABLE
-            elif not await _reached(self.replicas.acknowledged, end, started + self._options.slave_timeout / 1000):
-                replica_code = ResponseCode.FLUSH_SLAVE_TIMEOUT
-        flush_code = ResponseCode.SUCCESS
-        if self._sync_flush and not await _reached(
-            self.flushed, end, started + self._options.sync_flush_timeout / 1000
-        ):
-            flush_code = ResponseCode.FLUSH_DISK_TIMEOUT
-        return replica_code or flush_code
+        promise = _Promise(end, trio.current_time(), told)
+        if self._sync_master and self._replicas is not None:
+            if self._replicas.in_reach(end):
+                promise.waits_for_slave = True
+            else:
+                promise.code = ResponseCode.SLAVE_NOT_AVAILABLE
+        if not self._settle(promise, promise.given):
+            self._promises.append(promise)
+
+    async def confirm(self, end: int) -> ResponseCode:
+        """The same for one task, which waits."""
+        settled = trio.Event()
+        codes: list[ResponseCode] = []
+
+        def told(code: ResponseCode) -> None:
+            codes.append(code)
+            settled.set()
+
+        self.when_confirmed(end, told)
+        await settled.wait()
+        return codes[0]
+
+    @property
+    def replicas(self) -> Replicas | None:
+        return self._replicas
+
+    @replicas.setter
+    def replicas(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+        replicas.acknowledged.moved = self._settle_promises
+
+    def _settle_promises(self) -> None:
+        """Tells those whose promise holds, or whose time is over. One flush, or one acknowledgement, covers many."""
+        if self._promises:
+            now = trio.current_time()
+            promises, self._promises = self._promises, []
+            self._promises = [promise for promise in promises if not self._settle(promise, now)] + self._promises
+
+    def _settle(self, promise: "_Promise", now: float) -> bool:
+        waited = (now - promise.given) * 1000
+        if promise.waits_for_slave and self._replicas is not None:
+            if self._replicas.acknowledged.offset >= promise.end:
+                promise.waits_for_slave = False
+            elif waited >= self._options.slave_timeout or self._replicas.acknowledged.closed:
+                promise.waits_for_slave = False
+                promise.code = ResponseCode.FLUSH_SLAVE_TIMEOUT
+        if self._sync_flush and self.flushed.offset < promise.end:
+            if waited < self._options.sync_flush_timeout and not self.flushed.closed:
+                return False
+            promise.code = promise.code or ResponseCode.FLUSH_DISK_TIMEOUT
+        if promise.waits_for_slave:
+            return False
+        promise.told(promise.code)
+        return True
+
+    async def expire_forever(self) -> NoReturn:
+        """Tells those whose time is over although nothing moves."""
+        while True:
+            await trio.sleep(EXPIRE_SECONDS)
+            self._settle_promises()
 
     # ---- reading
 
@@ -202,9 +265,3 @@ def _timed(run: Callable[[], None]) -> float:
     started = perf_counter()
     run()
     return perf_counter() - started
-
-
-async def _reached(mark: Watermark, offset: int, deadline: float) -> bool:
-    with trio.CancelScope(deadline=deadline):
-        return await mark.wait_for(offset)
-    return mark.offset >= offset

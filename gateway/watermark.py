@@ -6,6 +6,7 @@ wake-up can be lost.
 """
 
 import heapq
+from collections.abc import Callable
 from itertools import count
 
 import trio
@@ -17,6 +18,8 @@ class Watermark:
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
         self.closed = False
+        self.moved: Callable[[], None] = lambda: None
+        """Called after each move, and when the mark is closed; for the one who has many waiting at a time."""
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = count()
 
@@ -28,6 +31,7 @@ class Watermark:
         waiters = self._waiters
         while waiters and waiters[0][0] <= offset:
             heapq.heappop(waiters)[2].set()
+        self.moved()
 
     def close(self) -> None:
         """The mark will not move again: wakes everybody, whatever they wait for."""
@@ -35,6 +39,7 @@ class Watermark:
         for _, _, event in self._waiters:
             event.set()
         self._waiters.clear()
+        self.moved()
 
     async def wait_past(self, offset: int) -> None:
         """Returns once the mark stands above `offset`; put a `trio.move_on_after` around it for a deadline."""

@@ -158,7 +158,7 @@ async def _serve(
 
     serve = partial(serve_remoting, table=broker.connections, accepted=accepted)
     storage, options = broker.storage, broker.options
-    async with background(storage.flush_forever, storage.maintain_forever):
+    async with background(storage.flush_forever, storage.maintain_forever, storage.expire_forever):
         try:
             async with (
                 background(*broker.replication.services(ha_listeners)),

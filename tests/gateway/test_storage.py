@@ -83,6 +83,7 @@ async def flushing(store: Any, **options: Any) -> AsyncIterator[Storage]:
     storage = Storage(store, StoreOptions(**options), arrived=arrivals.extend)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(storage.flush_forever)
+        nursery.start_soon(storage.expire_forever)
         yield storage
         nursery.cancel_scope.cancel()
 
@@ -167,8 +168,12 @@ async def test_double_write(near: bool, acknowledged: int, code: ResponseCode, a
     storage.replicas = replicas
     replicas.acknowledged.advance(acknowledged)
     started = trio.current_time()
-    assert await storage.confirm(storage.append([MESSAGE])) == code
-    assert trio.current_time() - started == pytest.approx(3 if code == ResponseCode.FLUSH_SLAVE_TIMEOUT else 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storage.expire_forever)
+        assert await storage.confirm(storage.append([MESSAGE])) == code
+        nursery.cancel_scope.cancel()
+    expected = 3 if code == ResponseCode.FLUSH_SLAVE_TIMEOUT else 0
+    assert trio.current_time() - started == pytest.approx(expected, abs=storage_module.EXPIRE_SECONDS)
 
 
 async def test_one_acknowledgement_releases_all_below_it() -> None:

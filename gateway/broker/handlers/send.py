@@ -129,19 +129,26 @@ def _note_stored(broker: Broker, messages: list[NewMessage]) -> None:
 
 def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], end: int, started: float) -> None:
     """Answers when everything below `end` is as safe as the broker promises."""
-    if stored:
-        for command, *_ in stored:
-            command.body = b""  # a slow flush must not keep the bodies
-        connection.start_waiting(_answer_when_confirmed, broker, connection, stored, end, started)
-
-
-async def _answer_when_confirmed(
-    broker: Broker, connection: Connection, stored: list[Stored], end: int, started: float
-) -> None:
-    code = await broker.storage.confirm(end)
-    if code == ResponseCode.SUCCESS:
-        _answer(broker, connection, stored, started)
+    if not stored:
         return
+    for command, *_ in stored:
+        command.body = b""  # a slow flush must not keep the bodies
+
+    def told(code: ResponseCode) -> None:
+        connection.end_waiting()
+        if code == ResponseCode.SUCCESS:
+            _answer(broker, connection, stored, started)
+        else:
+            _answer_unconfirmed(broker, connection, stored, code, started)
+
+    connection.begin_waiting()
+    broker.storage.when_confirmed(end, told)
+
+
+def _answer_unconfirmed(
+    broker: Broker, connection: Connection, stored: list[Stored], code: ResponseCode, started: float
+) -> None:
+    """The messages are stored; the code says which promise could not be kept in time."""
     for command, message_id, queue_id, queue_offset in stored:
         broker.metrics.request_done(command.code, code, perf_counter() - started)
         if not command.flag & FLAG_ONEWAY:

@@ -68,7 +68,8 @@ class Node:
     @asynccontextmanager
     async def running(self, *services: Callable[[], object]) -> AsyncIterator[None]:
         try:
-            async with background(self.storage.flush_forever, self.storage.maintain_forever, *services):  # type: ignore[arg-type]
+            own = (self.storage.flush_forever, self.storage.maintain_forever, self.storage.expire_forever)
+            async with background(*own, *services):  # type: ignore[arg-type]
                 yield
         finally:
             self.store.close()
