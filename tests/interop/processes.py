@@ -59,6 +59,7 @@ class Server:
         self.port = port
         self.settings: dict[str, str] = {key: str(value) for key, value in settings.items()}
         self.jvm: list[str] = []  # more options for an official one
+        self.prefix: list[str] = []  # words in front of the command, which run it elsewhere
         self.process: Process | None = None
         self._starts = 0
 
@@ -96,7 +97,7 @@ class Server:
         config.write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
         command, env = self._command(config)
         self._starts += 1
-        self.process = Process(command, self.folder, env, log=f"out-{self._starts}")
+        self.process = Process([*self.prefix, *command], self.folder, env, log=f"out-{self._starts}")
         return self.process
 
     def start(self, *, timeout: float = 60.0, **settings: Any) -> Self:
