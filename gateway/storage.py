@@ -134,7 +134,12 @@ class Storage:
             settled.set()
 
         self.when_confirmed(end, told)
-        await settled.wait()
+        patience = max(self._options.slave_timeout, self._options.sync_flush_timeout) / 1000
+        while not codes:
+            with trio.move_on_after(patience):
+                await settled.wait()
+            self._settle_promises()
+        await trio.lowlevel.checkpoint()
         return codes[0]
 
     @property
