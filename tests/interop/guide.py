@@ -51,7 +51,8 @@ class Step(NamedTuple):
 def steps(text: str) -> list[Step]:
     """The starts in a section: `# address` begins the commands of another machine."""
     found: list[Step] = []
-    machine, environment = "localhost", {}
+    machine = "localhost"
+    environment: dict[str, str] = {}
     for line in code(text).splitlines():
         if line.startswith("# "):
             machine, environment = line[2:], {}
