@@ -96,6 +96,16 @@ class Storage:
         """Whether an appended message is visible at once; under SYNC_FLUSH only what is flushed is."""
         return not self._sync_flush
 
+    def also_tell(self, arrived: Callable[[Iterable[Arrival]], None]) -> None:
+        """Calls `arrived`, too, with what consumers can see from then on."""
+        first = self._arrived
+
+        def both(arrivals: Iterable[Arrival]) -> None:
+            first(arrivals)
+            arrived(arrivals)
+
+        self._arrived = both
+
     # ---- writing
 
     def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:

@@ -57,6 +57,7 @@ class Replication:
             master_address=lambda: locator.master_address,
             write_file=storage.write_file,
         )
+        storage.also_tell(self.sync.arrived)
 
     def services(self, listeners: Sequence[trio.SocketListener]) -> list[Callable[[], Awaitable[Any]]]:
         """What runs while the broker does; `listeners` are those of the HA port, which only a master needs."""

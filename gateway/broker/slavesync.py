@@ -1,13 +1,16 @@
 """A slave's copy of its master's tables: topics, consumer offsets, delivered delay offsets, groups (spec/ha.md 3).
 
 A round each 10 s in the official order, each step for itself: what fails is tried again in the next round, and the
-others still count. Official slaves ask for the topics at the fast port (the master's port - 2) and get none if a
-firewall hides it; here the main port is asked then, which answers the same.
+others still count. A message of a topic that the table lacks brings the next round forward: a consumer that has to read
+here must not be told for ten seconds that there is no such topic.
+
+Official slaves ask for the topics at the fast port (the master's port - 2) and get none if a firewall hides it; here
+the main port is asked then, which answers the same.
 
 The delay offsets are only kept on disk: delivery does not run on a slave, and reads them when it starts as a master.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +20,7 @@ import trio
 
 from gateway.broker.groups import GroupTable
 from gateway.broker.offsets import OffsetTable
+from gateway.broker.pulls import Arrived
 from gateway.broker.topics import TopicTable
 from gateway.client import CallFailed, RemotingClient, open_client, split_address
 from gateway.routing import Refused
@@ -32,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 ROUND_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+MAX_UNKNOWN_TOPICS = 10_000
 CALL_SECONDS = 3.0
 FAST_PORT_DISTANCE = 2
 
@@ -59,13 +64,28 @@ class SlaveSync:
         self._write_file = write_file
         self._delay_text = b""
         self._failing: set[str] = set()
+        self._unknown_topics: set[str] = set()
+        self._topic_seen = trio.Event()
+
+    def arrived(self, messages: Iterable[Arrived]) -> None:
+        """These messages were replicated. Each unknown topic counts once: the master may have deleted it since."""
+        for topic in {message.topic for message in messages}:
+            if topic not in self._topics and topic not in self._unknown_topics:
+                if len(self._unknown_topics) >= MAX_UNKNOWN_TOPICS:
+                    self._unknown_topics.clear()
+                self._unknown_topics.add(topic)
+                self._topic_seen.set()
 
     async def run(self) -> NoReturn:
-        """A round each 10 s, and each second until one has succeeded after a failure."""
+        """A round each 10 s, a second after an unknown topic was seen, and each second after a failure."""
         while True:
             address = self._master_address()
+            self._topic_seen = trio.Event()
             done = address is not None and await self.sync(address)
-            await trio.sleep(ROUND_SECONDS if done else RETRY_SECONDS)
+            await trio.sleep(RETRY_SECONDS)
+            if done:
+                with trio.move_on_after(ROUND_SECONDS - RETRY_SECONDS):
+                    await self._topic_seen.wait()
 
     async def sync(self, address: str) -> bool:
         """One round with the master at `address`; whether every table is the master's now."""

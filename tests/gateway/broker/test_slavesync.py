@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import structlog
@@ -204,3 +205,52 @@ async def test_rounds_come_each_ten_seconds_and_sooner_while_there_is_no_master(
 
 async def test_an_address_that_is_none_does_not_end_the_slave(master: Master, slave: Slave) -> None:
     assert not await slave.sync.sync("nonsense")
+
+
+# ---- messages of topics that the slave does not know
+
+
+class Message(NamedTuple):
+    topic: str
+    queue_id: int = 0
+    tags_code: int = 0
+
+
+async def test_a_message_of_an_unknown_topic_brings_the_next_round_forward(
+    master: Master, slave: Slave, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    nursery.start_soon(slave.sync.run)
+    await trio.sleep(4.5)
+    rounds = len(master.asked)
+    topic = TopicConfig(topic_name="New", read_queue_nums=1, write_queue_nums=1, perm=6)
+    master.topics.topic_config_table["New"] = topic
+    master.topics.data_version = DataVersion(counter=8, timestamp=1)
+    slave.sync.arrived([Message("Orders"), Message("New"), Message("New")])
+    await trio.sleep(0.1)
+    assert slave.topics.get("New") == topic
+    assert len(master.asked) == 2 * rounds
+
+
+async def test_a_topic_that_the_master_does_not_know_either_counts_once(
+    master: Master, slave: Slave, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Its messages are still in the log; each one of them must not cost a round."""
+    nursery.start_soon(slave.sync.run)
+    await trio.sleep(1.5)
+    rounds = len(master.asked)
+    for _ in range(20):
+        slave.sync.arrived([Message("Deleted")])
+        await trio.sleep(0.2)
+    assert len(master.asked) == 2 * rounds
+
+
+async def test_many_unknown_topics_at_once_cost_one_round_a_second(
+    master: Master, slave: Slave, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    nursery.start_soon(slave.sync.run)
+    await trio.sleep(1.5)
+    rounds = len(master.asked)
+    for number in range(100):
+        slave.sync.arrived([Message(f"deleted-{number}")])
+        await trio.sleep(0.05)
+    assert len(master.asked) <= 7 * rounds
