@@ -81,7 +81,7 @@ class ChaosCluster:
     def is_linked(self, name: str) -> bool:
         """Whether the slave has all that its master has."""
         master, slave = self.masters[name].server, self.slaves[name].server
-        return end(master) == end(slave)
+        return figure(master, "commitLogMaxOffset") == figure(slave, "commitLogMaxOffset")
 
     def lists(self, namesrv: Server, name: str) -> bool:
         text = namesrv.call(raw.GET_BROKER_CLUSTER_INFO).body.decode()
@@ -108,6 +108,7 @@ class ChaosCluster:
 
     def audit(self, server: Server, name: str, topic: str, promised: list[Json]) -> None:
         """Everything promised under this broker name stands at this server, where it was said to be."""
+        wait_until(lambda: figure(server, "dispatchBehindBytes") == 0, "queues that name all that is stored", 10)
         stored = {
             (message.queue, message.offset): message.properties["KEYS"]
             for queue in range(QUEUES)
@@ -118,9 +119,10 @@ class ChaosCluster:
         assert not lost, f"{len(lost)} of {len(of_name)} acknowledged are not at {server.folder.name}: {lost[:3]}"
 
 
-def end(broker: Server) -> int:
+def figure(broker: Server, key: str) -> int:
+    """One of the figures of GET_BROKER_RUNTIME_INFO."""
     table: Json = json.loads(broker.call(GET_BROKER_RUNTIME_INFO).body)["table"]
-    return int(table["commitLogMaxOffset"])
+    return int(table[key])
 
 
 def commitlog(broker: Broker) -> dict[str, bytes]:
