@@ -74,6 +74,19 @@ def _outgoing_address() -> list[str]:
     return []
 
 
+def ip_of(host: str) -> str:
+    """The IP address that a name stands for now, IPv4 if it has one; an IP address as it is. Raises OSError."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise OSError(f"'{host}' cannot be a host name: {error}") from None
+        return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    return host
+
+
 def why_unreachable(host: str) -> str | None:
     """A reason why clients on other machines cannot connect to this address, or None. Names are not resolved."""
     if host == "localhost":

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from gateway.addresses import parse_addresses
+from gateway.addresses import ip_of, parse_addresses
 from gateway.config import BrokerOptions, ConfigError, NamesrvOptions
 from protocol.options import OptionError, Options
 from store.options import BrokerRole, StoreOptions
@@ -238,6 +238,11 @@ def _settle_identity(options: BrokerOptions, store_options: StoreOptions, settin
         except ValueError:
             problem = OptionError("haMasterAddress", store_options.ha_master_address, "allowed is one host:port")
             raise settings.error(problem) from None
+    try:
+        ip_of(options.broker_ip1)  # messages carry it, so a name has to stand for one
+    except OSError as error:
+        problem = OptionError("brokerIP1", options.broker_ip1, f"allowed is an IP address or a name of one: {error}")
+        raise settings.error(problem) from None
     given = options.broker_id
     if store_options.broker_role is BrokerRole.SLAVE:
         if given <= 0:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import msgspec
 
+from gateway.addresses import ip_of
 from gateway.broker import names
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
@@ -85,7 +86,7 @@ class IncomingMessages:
         self._is_slave = store_options.broker_role is BrokerRole.SLAVE
         self._max_body = store_options.max_message_size
         self._cluster = options.broker_cluster_name
-        self.store_host = pack_host(options.broker_ip1, options.listen_port)
+        self.store_host = pack_host(ip_of(options.broker_ip1), options.listen_port)
         self.message_id = (self.store_host.hex().upper() + "%016X").__mod__
         """The offset message id of the message at a commitlog offset."""
         self._store_host_flag = STORE_HOST_V6 if len(self.store_host) > 8 else 0

@@ -1,8 +1,11 @@
 """Addresses: which one is registered, and how lists are written."""
 
+import socket
+from typing import Any
+
 import pytest
 
-from gateway.addresses import Address, choose_address, local_address, parse_addresses, why_unreachable
+from gateway.addresses import Address, choose_address, ip_of, local_address, parse_addresses, why_unreachable
 
 
 class TestParsing:
@@ -58,3 +61,25 @@ class TestReach:
     @pytest.mark.parametrize("host", ["10.1.2.3", "mq.example.org", "203.0.113.9", "2001:db8::1"])
     def test_addresses_that_may_be_reached(self, host: str) -> None:
         assert why_unreachable(host) is None
+
+
+class TestAddressOfAName:
+    @pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::1"])
+    def test_an_address_is_its_own(self, address: str) -> None:
+        assert ip_of(address) == address
+
+    def test_ipv4_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def found(host: str, *rest: Any, **more: Any) -> list[Any]:
+            assert host == "mq-0.mq"
+            return [
+                (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.7", 0)),
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+        assert ip_of("mq-0.mq") == "10.0.0.7"
+
+    @pytest.mark.parametrize("name", ["a" * 300, "a..b"])
+    def test_what_cannot_be_a_name(self, name: str) -> None:
+        with pytest.raises(OSError):  # noqa: PT011 - the text is the resolver's
+            ip_of(name)

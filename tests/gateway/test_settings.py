@@ -96,6 +96,14 @@ class TestBadValues:
         with pytest.raises(ConfigError, match=r"^environment: namesrvAddr=nowhere: "):
             load_broker(environ={"NAMESRV_ADDR": "nowhere"})
 
+    def test_a_broker_needs_an_address_that_messages_can_carry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(*words: object, **more: object) -> None:
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr("socket.getaddrinfo", unknown)
+        with pytest.raises(ConfigError, match=r"^command line: brokerIP1=mq-0: allowed .*: Name or service not known$"):
+            load_broker(None, {"brokerIP1": "mq-0"})
+
     def test_a_name_server_checks_its_own_keys(self) -> None:
         with pytest.raises(ConfigError, match=r"^command line: listenPort=70000: "):
             load_namesrv(None, {"listenPort": "70000"})
