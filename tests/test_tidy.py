@@ -139,7 +139,7 @@ def test_files_and_functions_have_a_readable_length(module: Path) -> None:
 
 
 def text_files() -> list[Path]:
-    ignored = {"data", "__pycache__"}
+    ignored = {"data", "__pycache__", "nohup.out"}
     folders = [ROOT / name for name in ROOT_ENTRIES if (ROOT / name).is_dir()]
     files = [path for folder in folders for path in folder.rglob("*") if not ignored & set(path.parts)]
     files += [ROOT / name for name in (*ROOT_ENTRIES, ".gitignore", ".ci/run")]

@@ -148,9 +148,13 @@ class Faults:
         self._on_master_killed = on_master_killed
 
     def next(self) -> Fault:
-        """A fault: half of them of processes, half of the network."""
-        kind = self._dice.choice(("process", "network"))
-        return self._of_process() if kind == "process" else self._of_network()
+        """A fault; half of them befall processes, half the network. The first ones are those that matter most."""
+        count = sum(self.done.values())
+        if count == 0:
+            return self._of_process("master", "kill")
+        if count == 1:
+            return self._of_network(self._cluster.masters[self._dice.choice(NAMES)], "ha")
+        return self._of_process() if self._dice.random() < 0.5 else self._of_network()
 
     def act(self, fault: Fault) -> None:
         fault.act()
@@ -159,9 +163,9 @@ class Faults:
     def _pause(self, longest: float) -> float:
         return self._dice.uniform(0.2, longest)
 
-    def _of_process(self) -> Fault:
-        role = self._dice.choice(("master", "master", "slave", "slave", "namesrv"))
-        how = self._dice.choice(("kill", "kill", "pause", "stop"))
+    def _of_process(self, role: str = "", how: str = "") -> Fault:
+        role = role or self._dice.choice(("master", "master", "slave", "slave", "namesrv"))
+        how = how or self._dice.choice(("kill", "kill", "pause", "stop"))
         name = self._dice.choice(NAMES)
         if role == "namesrv":
             server = self._dice.choice(self._cluster.namesrvs).server
@@ -189,9 +193,9 @@ class Faults:
         act = {"kill": kill, "pause": pause, "stop": stop}[how]
         return Fault(f"{how} {role} {server.folder.name} for {away:.1f} s", act)
 
-    def _of_network(self) -> Fault:
-        member = self._dice.choice([*self._cluster.masters.values()] * 2 + self._cluster.members)
-        purpose = "ha" if "ha" in member.links and self._dice.random() < 0.6 else "remoting"
+    def _of_network(self, member: Member | None = None, purpose: str = "") -> Fault:
+        member = member or self._dice.choice([*self._cluster.masters.values()] * 2 + self._cluster.members)
+        purpose = purpose or ("ha" if "ha" in member.links and self._dice.random() < 0.6 else "remoting")
         link = member.links[purpose]
         seconds = self._pause(3.0)
         direction = self._dice.choice(((), (TO_SERVER,), (TO_CLIENT,)))
