@@ -350,12 +350,13 @@ def test_a_broker_moves_house_and_back(cluster: Cluster, producer: Producer, off
 
     Then the other way round.
     """
-    theirs = add_master(cluster, official)
+    theirs = add_master(cluster, official, slaveReadEnable="true")
     topic = new_topic(producer, cluster)
     ours = add_slave(cluster, OURS)
     send_until_replicated(producer, topic)
     acknowledged(producer.send_many(topic, "official", 50))
     wait_copied(ours, theirs)
+    wait_same_answers(ours, theirs, topic, [])  # it has the topic too
 
     theirs.stop(90)
     ours.restart(brokerId=0, brokerRole="SYNC_MASTER")
@@ -364,6 +365,7 @@ def test_a_broker_moves_house_and_back(cluster: Cluster, producer: Producer, off
     send_until_replicated(producer, topic)
     acknowledged(producer.send_many(topic, "ours", 50))
     wait_copied(theirs, ours)
+    wait_same_answers(theirs, ours, topic, [])
 
     ours.stop()
     theirs.restart(brokerId=0, brokerRole="SYNC_MASTER")
