@@ -188,7 +188,7 @@ class MessageStore:
         fs.makedirs(options.store_path_commit_log)
         if not aborted:
             fs.close(fs.open(abort, create=True))
-            fs.sync_directory(root)
+        fs.sync_directory(root)  # also for one that a process made and did not live to sync
         apply(verdict, files, root, now_ms())
         derived.mend(derived_verdict)
         store._upkeep.floors = store._floors = derived.floors
