@@ -9,6 +9,7 @@ was told, at the slave too, and it does so at the moment in which the master die
 
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -138,6 +139,20 @@ class Fault(NamedTuple):
     act: Callable[[], None]
 
 
+def both(fault: Fault, other: Fault) -> Fault:
+    """Two faults at the same time."""
+
+    def act() -> None:
+        thread = threading.Thread(target=other.act)
+        thread.start()
+        try:
+            fault.act()
+        finally:
+            thread.join()
+
+    return Fault(f"{fault.name}, together with {other.name}", act)
+
+
 class Faults:
     """Chooses faults at random, and keeps count of what was done."""
 
@@ -151,10 +166,13 @@ class Faults:
         """A fault; half of them befall processes, half the network. The first ones are those that matter most."""
         count = sum(self.done.values())
         if count == 0:
-            return self._of_process("master", "kill")
+            return self._death_out_of_reach()
         if count == 1:
+            return self._of_process("master", "kill")
+        if count == 2:
             return self._of_network(self._cluster.masters[self._dice.choice(NAMES)], "ha")
-        return self._of_process() if self._dice.random() < 0.5 else self._of_network()
+        fault = self._of_process() if self._dice.random() < 0.5 else self._of_network()
+        return both(fault, self._of_network()) if self._dice.random() < 0.25 else fault
 
     def act(self, fault: Fault) -> None:
         fault.act()
@@ -192,6 +210,21 @@ class Faults:
 
         act = {"kill": kill, "pause": pause, "stop": stop}[how]
         return Fault(f"{how} {role} {server.folder.name} for {away:.1f} s", act)
+
+    def _death_out_of_reach(self) -> Fault:
+        """A master dies after its slave has got nothing for a while: what it acknowledged then would be missing."""
+        name = self._dice.choice(NAMES)
+        server, links = self._cluster.masters[name]
+
+        def act() -> None:
+            links["ha"].freeze()
+            time.sleep(1.0)
+            server.kill()
+            self._on_master_killed(name)
+            links["ha"].heal()
+            server.start()
+
+        return Fault(f"kill master {server.folder.name} after a second without its slave", act)
 
     def _of_network(self, member: Member | None = None, purpose: str = "") -> Fault:
         member = member or self._dice.choice([*self._cluster.masters.values()] * 2 + self._cluster.members)
