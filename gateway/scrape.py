@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 import trio
 
+from gateway.server import open_listeners
+
 if TYPE_CHECKING:
     import h11
 
@@ -28,6 +30,23 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 INDEX = b'<!DOCTYPE html><title>PocketMQ</title><a href="/metrics">metrics</a>\n'
 
 Exposition = Callable[[], AsyncIterator[bytes]]
+
+
+async def open_metrics_listeners(port: int, host: str | None, *, is_default: bool) -> list[trio.SocketListener]:
+    """Listeners on the metrics port; none for port 0.
+
+    Several servers on one machine all have the default port. Only the first gets it; the others say so and go on
+    without, because nobody asked for it. A taken port that was asked for is an OSError that names it.
+    """
+    if port == 0:
+        return []
+    try:
+        return await open_listeners(port, host)
+    except OSError as error:
+        if not is_default:
+            raise
+        log.warning("no_metrics", reason=str(error), remedy="set metricsPort, 0 for none")
+        return []
 
 
 async def serve_metrics(listeners: list[trio.SocketListener], exposition: Exposition) -> NoReturn:

@@ -37,7 +37,7 @@ from gateway.connection import Connection
 from gateway.ha.locator import MasterLocator
 from gateway.metrics import Metrics
 from gateway.routing import Router
-from gateway.scrape import serve_metrics
+from gateway.scrape import open_metrics_listeners, serve_metrics
 from gateway.server import ConnectionTable, open_listeners, raise_open_file_limit, serve_remoting
 from gateway.services import background
 from gateway.storage import Storage
@@ -75,7 +75,11 @@ async def serve_broker(
         fast_listeners = await _listen(stack, options, options.listen_port - 2)
         is_master = store_options.broker_role is not BrokerRole.SLAVE
         ha_listeners = await _listen(stack, options, _ha_port(options, store_options)) if is_master else []
-        metrics_listeners = await _listen(stack, options, options.metrics_port) if options.metrics_port else []
+        metrics_listeners = await open_metrics_listeners(
+            options.metrics_port, options.bind_address or None, is_default="metricsPort" not in options.explicit
+        )
+        for listener in metrics_listeners:
+            await stack.enter_async_context(listener)
         store = MessageStore.open(store_options, now_ms=now_ms)
         try:
             broker = build_broker(options, store_options, store)
@@ -103,9 +107,7 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
     group_table = GroupTable(options, config / "subscriptionGroup.json", now_ms)
     offset_table = OffsetTable(config / "consumerOffset.json", now_ms)
     delays = DelayTable(DelayLevels(store_options.message_delay_level), config / "delayOffset.json", now_ms)
-    locator = MasterLocator(
-        options.broker_name, options.namesrv_addr, fixed_ha_address=store_options.ha_master_address
-    )
+    locator = MasterLocator(options.broker_name, options.namesrv_addr, fixed_ha_address=store_options.ha_master_address)
     ha_address = f"{options.broker_ip2}:{_ha_port(options, store_options)}"
     registration = Registration(options, topic_table, ha_address, answered=locator.answered)
     locator.register_again = registration.topic_changed
@@ -128,9 +130,7 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
             options, store_options, topic_table, group_table, now_ms, registration.topic_changed, delays
         ),
         registration=registration,
-        replication=Replication(
-            options, store_options, storage, locator, topic_table, group_table, offset_table
-        ),
+        replication=Replication(options, store_options, storage, locator, topic_table, group_table, offset_table),
         send_replies=SendReplyEncoder(options.region_id, options.trace_on),
         metrics=Metrics(
             {"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name}

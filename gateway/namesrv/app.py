@@ -21,6 +21,7 @@ from gateway.namesrv.routes import RouteTable
 from gateway.namesrv.state import Namesrv
 from gateway.propertiesfile import save_properties
 from gateway.routing import Router
+from gateway.scrape import open_metrics_listeners, serve_metrics
 from gateway.server import ConnectionTable, open_listeners, port_of, raise_open_file_limit, serve_remoting
 from gateway.services import background
 
@@ -75,8 +76,11 @@ async def _serve(namesrv: Namesrv, listeners: list[trio.SocketListener], task_st
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(partial(serve_remoting, listeners, router, connections, accepted=accepted))
-            if options.metrics_port:
-                await nursery.start(metrics.serve, options.metrics_port)
+            metrics_listeners = await open_metrics_listeners(
+                options.metrics_port, options.bind_address or None, is_default="metricsPort" not in options.explicit
+            )
+            if metrics_listeners:
+                nursery.start_soon(serve_metrics, metrics_listeners, metrics.exposition)
             task_status.started(address)
             await trio.sleep_forever()
     finally:

@@ -8,7 +8,8 @@ import trio.testing
 
 from gateway import scrape
 from gateway.metrics import Metrics
-from gateway.scrape import IDLE_SECONDS, REQUEST_SECONDS, SEND_SECONDS, serve_connection
+from gateway.scrape import IDLE_SECONDS, REQUEST_SECONDS, SEND_SECONDS, open_metrics_listeners, serve_connection
+from gateway.server import open_listeners, port_of
 
 
 async def exposition() -> AsyncIterator[bytes]:
@@ -177,3 +178,13 @@ class TestListener:
                 for client in clients:
                     await client.aclose()
                 nursery.cancel_scope.cancel()
+
+
+async def test_default_port_that_another_server_has_is_done_without() -> None:
+    (taken,) = await open_listeners(0, "127.0.0.1")
+    async with taken:
+        port = port_of(taken)
+        assert await open_metrics_listeners(port, "127.0.0.1", is_default=True) == []
+        with pytest.raises(OSError, match=f"port {port} is taken"):
+            await open_metrics_listeners(port, "127.0.0.1", is_default=False)
+    assert await open_metrics_listeners(0, "127.0.0.1", is_default=False) == []
