@@ -409,14 +409,14 @@ class MessageStore:
         return self.store_time_at(topic, queue_id, self.min_offset(topic, queue_id))
 
     def query_keys(self, topic: str, key: str, max_count: int, begin_ms: int, end_ms: int) -> QueryResult:
-        """Messages with a key and a store time in the range, newest first. Any thread.
+        """The newest messages with a key and a store time in the range, in the order of the log. Any thread.
 
         Other keys with an equal hash may be among them, as with the official broker; clients compare.
         """
         if self._index is None:
             return QueryResult([], 0, 0)
         found = self._index.query(topic, key, max_count, begin_ms, end_ms)
-        messages = [message for message in map(self.message_at, found) if message is not None]
+        messages = [message for message in map(self.message_at, sorted(found)) if message is not None]
         return QueryResult([message.raw for message in messages], self._index.end_timestamp, self._index.end_offset)
 
     def delete_queues(self, topic: str) -> int:
