@@ -264,16 +264,19 @@ class Storage:
 
     async def maintain_forever(self) -> NoReturn:
         """Writes derived files, reserves space ahead, and removes what retention lets go."""
+        is_more_due = False
         while True:
-            await trio.sleep(MAINTAIN_SECONDS)
+            if not is_more_due:
+                await trio.sleep(MAINTAIN_SECONDS)
             job = self.store.maintain_begin()
             if job is None:
+                is_more_due = False
                 continue
             try:
                 await trio.to_thread.run_sync(job.run, limiter=self._upkeep_lane)
             except OSError as error:
                 log.warning("maintenance_failed", error=str(error))
-            self.store.maintain_done(job)
+            is_more_due = self.store.maintain_done(job)
 
 
 def _timed(run: Callable[[], None]) -> float:
