@@ -15,12 +15,11 @@ Bounds: a family keeps at most SERIES_LIMIT series; what comes beyond counts in 
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
 from gateway.broker.names import HALF_TOPIC, RETRY_PREFIX, SCHEDULE_TOPIC, SYSTEM_GROUP_PREFIX, is_system_topic
-from gateway.server import open_listeners
 from protocol.codes import RequestCode, ResponseCode
 
 if TYPE_CHECKING:
@@ -184,24 +183,6 @@ class Metrics:
         for family in self.collect():
             yield generate_latest(_OneFamily(family))
             await trio.lowlevel.checkpoint()
-
-    async def serve(
-        self,
-        port: int,
-        host: str | None = None,
-        *,
-        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
-    ) -> NoReturn:
-        """Answer http://host:port/metrics until cancelled. Raises OSError that names a taken port.
-
-        A server that must know about the port before it touches its disk opens the listeners itself and gives them to
-        `gateway.scrape.serve_metrics`.
-        """
-        from gateway.scrape import serve_metrics
-
-        listeners = await open_listeners(port, host)
-        task_status.started(listeners)
-        await serve_metrics(listeners, self.exposition)
 
     def _traffic(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily

@@ -8,7 +8,14 @@ import trio.testing
 
 from gateway import scrape
 from gateway.metrics import Metrics
-from gateway.scrape import IDLE_SECONDS, REQUEST_SECONDS, SEND_SECONDS, open_metrics_listeners, serve_connection
+from gateway.scrape import (
+    IDLE_SECONDS,
+    REQUEST_SECONDS,
+    SEND_SECONDS,
+    open_metrics_listeners,
+    serve_connection,
+    serve_metrics,
+)
 from gateway.server import open_listeners, port_of
 
 
@@ -141,14 +148,22 @@ class TestBounds:
         assert trio.current_time() - started == pytest.approx(SEND_SECONDS)
 
 
+async def serve_on_port(
+    port: int, host: str, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """As both servers do it: listeners first, then the answers."""
+    listeners = await open_listeners(port, host)
+    task_status.started(listeners)
+    await serve_metrics(listeners, Metrics().exposition)
+
+
 class TestListener:
     """Over real sockets."""
 
     async def test_metrics_of_a_server(self) -> None:
-        metrics = Metrics()
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                (listener,) = await nursery.start(metrics.serve, 0, "127.0.0.1")
+                (listener,) = await nursery.start(serve_on_port, 0, "127.0.0.1")
                 port = listener.socket.getsockname()[1]
                 async with await trio.open_tcp_stream("127.0.0.1", port) as client:
                     await client.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -158,17 +173,17 @@ class TestListener:
 
     async def test_a_taken_port_is_named(self) -> None:
         async with trio.open_nursery() as nursery:
-            (listener,) = await nursery.start(Metrics().serve, 0, "127.0.0.1")
+            (listener,) = await nursery.start(serve_on_port, 0, "127.0.0.1")
             port = listener.socket.getsockname()[1]
             with pytest.raises(OSError, match=f"port {port} is taken"):
-                await Metrics().serve(port, "127.0.0.1")
+                await serve_on_port(port, "127.0.0.1")
             nursery.cancel_scope.cancel()
 
     async def test_connections_beyond_the_limit_are_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scrape, "CONNECTION_LIMIT", 2)
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                (listener,) = await nursery.start(Metrics().serve, 0, "127.0.0.1")
+                (listener,) = await nursery.start(serve_on_port, 0, "127.0.0.1")
                 port = listener.socket.getsockname()[1]
                 clients = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
                 assert await clients[2].receive_some() == b""
