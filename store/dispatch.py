@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK, parse_properties, tags_code
@@ -22,7 +25,6 @@ from store.scan import ReadLog, Record, Scanner, Stop, find_record
 log = structlog.get_logger(__name__)
 
 SCHEDULE_TOPIC: Final = "SCHEDULE_TOPIC_XXXX"
-_SCHEDULE_TOPIC_BYTES: Final = SCHEDULE_TOPIC.encode()
 _UNKNOWN_LEVEL_MS: Final = 1000
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_LEVEL_DIGITS: Final = 10  # of an int32; a level is text that somebody sent
@@ -31,7 +33,7 @@ CATCH_UP: Final = 512
 MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message that consumers can see from now on."""
 
     topic: str
@@ -95,16 +97,15 @@ class Index(Protocol):
         """Index a record under its keys."""
 
 
+_STORE_TIMESTAMP: Final = attrgetter("store_timestamp")
 _TAGS: Final = "\x02TAGS\x01"
 _UNIQUE_KEY: Final = "\x02UNIQ_KEY\x01"
 _KEYS: Final = "\x02KEYS\x01"
 
 
 def _value(text: str, marker: str) -> str:
-    """One property, "" if there is none: as ``parse_properties``, without parsing the others."""
+    """One property that the text has: as ``parse_properties``, without parsing the others."""
     begin = text.rfind(marker) + len(marker)
-    if begin < len(marker):
-        return ""
     end = text.find("\x02", begin)
     value = text[begin:] if end < 0 else text[begin:end]
     # Of several pairs of one name the last counts that has a value.
@@ -112,25 +113,33 @@ def _value(text: str, marker: str) -> str:
 
 
 def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
-    """The entry of a record read back from the log."""
+    """HOT. The entry of a record read back from the log."""
     text = "\x02" + record.properties.decode("utf-8", "replace")
-    tags, unique_key, keys = _value(text, _TAGS), _value(text, _UNIQUE_KEY), _value(text, _KEYS)
-    kind = record.sys_flag & TRANSACTION_MASK
-    index_keys: tuple[str, ...] = (unique_key,) if unique_key else ()
-    if keys:
-        index_keys += tuple([key for key in keys.split(" ") if key])
+    unique_key = _value(text, _UNIQUE_KEY) if _UNIQUE_KEY in text else ""
+    keys: tuple[str, ...] = (unique_key,) if unique_key else ()
+    if _KEYS in text:
+        keys += tuple([key for key in _value(text, _KEYS).split(" ") if key])
     code: int | None = None
-    if record.topic == _SCHEDULE_TOPIC_BYTES:
+    if topic == SCHEDULE_TOPIC:
         code = delays.due_code(record.properties, record.store_timestamp)
-    return (
-        topic,
-        record.queue_id,
-        record.queue_offset if kind in NUMBERED else -1,
-        record.physical_offset,
-        record.size,
-        tags_code(tags) if code is None else code,
-        () if kind == TRANSACTION_ROLLBACK else index_keys,
-    )
+    if code is None:
+        code = tags_code(_value(text, _TAGS)) if _TAGS in text else 0
+    queue_offset = record.queue_offset
+    kind = record.sys_flag & TRANSACTION_MASK
+    if kind:
+        if kind not in NUMBERED:
+            queue_offset = -1
+        if kind == TRANSACTION_ROLLBACK:
+            keys = ()
+    return topic, record.queue_id, queue_offset, record.physical_offset, record.size, code, keys
+
+
+def _arrivals(entries: list[Entry], store_timestamp: int) -> list[Arrival]:
+    return [
+        Arrival(topic, queue_id, queue_offset, code, store_timestamp, physical_offset, size)
+        for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries
+        if queue_offset >= 0
+    ]
 
 
 class Dispatcher:
@@ -205,11 +214,7 @@ class Dispatcher:
                 self.put(entries, store_timestamp)
                 held.popleft()
                 self._held_count -= len(entries)
-                arrivals += [
-                    Arrival(topic, queue_id, queue_offset, code, store_timestamp, physical_offset, size)
-                    for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries
-                    if queue_offset >= 0
-                ]
+                arrivals += _arrivals(entries, store_timestamp)
                 self._reach(end, entries, store_timestamp)
             elif not self._scan_step(limit, min(until, held[0][0]) if held else until, arrivals):
                 break
@@ -219,13 +224,10 @@ class Dispatcher:
         """Dispatch from the log. False: nothing more can be read for now."""
         scanner = Scanner(self._read, self._file_size, self.dispatched_offset, until=until, check_crc=False)
         records = scanner.next_records(limit)
-        for record in records:
-            entry = self.put_record(record)
-            if entry[2] >= 0:
-                topic, queue_id, queue_offset, physical_offset, size, code, _ = entry
-                arrivals.append(
-                    Arrival(topic, queue_id, queue_offset, code, record.store_timestamp, physical_offset, size)
-                )
+        for store_timestamp, together in groupby(records, _STORE_TIMESTAMP):
+            entries = [derive(record, self._topic(record.topic), self._delays) for record in together]
+            self.put(entries, store_timestamp)
+            arrivals += _arrivals(entries, store_timestamp)
         if records:
             self._last_record = records[-1].physical_offset
             self._last_timestamp = records[-1].store_timestamp
@@ -246,14 +248,17 @@ class Dispatcher:
 
     def put_record(self, record: Record, *, queues: bool = True) -> Entry:
         """Put one record that was read from the log, into the index only if so asked; returns its entry."""
-        topic = self._topics.get(record.topic)
+        entry = derive(record, self._topic(record.topic), self._delays)
+        self.put((entry if queues else (*entry[:2], -1, *entry[3:]),), record.store_timestamp)
+        return entry
+
+    def _topic(self, name: bytes) -> str:
+        topic = self._topics.get(name)
         if topic is None:
             if len(self._topics) >= MAX_HELD:
                 self._topics.clear()
-            topic = self._topics[record.topic] = record.topic.decode("utf-8", "replace")
-        entry = derive(record, topic, self._delays)
-        self.put((entry if queues else (*entry[:2], -1, *entry[3:]),), record.store_timestamp)
-        return entry
+            topic = self._topics[name] = name.decode("utf-8", "replace")
+        return topic
 
     def restart_at(self, mark: Mark) -> None:
         """Everything below the mark is dispatched; nothing is held."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
+import msgspec
+
 from protocol.message import (
     CRC_MASK,
     HEAD,
@@ -47,7 +49,7 @@ FIXED_PARTS: Final = {flags: _fixed_part(20 if flags & 0x10 else 8, 20 if flags 
 FIXED_V4: Final = FIXED_PARTS[0]
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as the derived files see it."""
 
     physical_offset: int
