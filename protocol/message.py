@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from operator import mul
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -284,9 +285,18 @@ def java_hash(text: str) -> int:
 _LITTLE_ENDIAN: Final = struct.pack("=H", 1) == b"\x01\x00"
 
 
+MAX_CACHED_TAGS: Final = 100
+_known_hash = lru_cache(4096)(java_hash)
+
+
 def tags_code(tags: str | None) -> int:
-    """What a consume queue entry holds for the property TAGS: the hash of the whole text, 0 for none."""
-    return java_hash(tags) if tags else 0
+    """What a consume queue entry holds for the property TAGS: the hash of the whole text, 0 for none.
+
+    That of a usual tag is remembered, of a text of 32 KB it is not.
+    """
+    if not tags:
+        return 0
+    return _known_hash(tags) if len(tags) <= MAX_CACHED_TAGS else java_hash(tags)
 
 
 def pack_host(ip: str, port: int) -> bytes:

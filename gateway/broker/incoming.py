@@ -7,7 +7,6 @@ set aside first: delayed messages and the half messages of transactions.
 
 import random
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 import msgspec
 
@@ -36,8 +35,8 @@ from protocol.message import (
     NewMessage,
     decode_batch,
     format_properties,
-    java_hash,
     pack_host,
+    tags_code,
 )
 from protocol.requests.send import SendMessage, SendMessageV2
 from store.options import BrokerRole, StoreOptions
@@ -54,15 +53,6 @@ ILLEGAL_MESSAGE = (
 BATCH_GROWTH = 4
 """How much more than maxMessageSize a batch may take in the log. A request of 22 bytes per message would otherwise
 become ten times as much, or, as each message gets the request's properties too, a thousand times."""
-
-MAX_CACHED_TAGS = 100
-_known_hash = lru_cache(4096)(java_hash)
-
-
-def tag_hash(tags: str) -> int:
-    """The tags code of a message; that of a usual tag is remembered, of a text of 32 KB it is not."""
-    return _known_hash(tags) if len(tags) <= MAX_CACHED_TAGS else java_hash(tags)
-
 
 class IncomingMessages:
     """Accepts or refuses what producers send; knows the tables, touches neither store nor network."""
@@ -123,7 +113,7 @@ class IncomingMessages:
             self.store_host,
             body,
             text,
-            tag_hash(tags) if tags else 0,
+            tags_code(tags),
             index_keys(properties),
             header.reconsume_times or 0,
             0,
@@ -178,7 +168,7 @@ class IncomingMessages:
             envelope.store_host,
             item.body,
             text,
-            tag_hash(tags) if tags else 0,
+            tags_code(tags),
             index_keys(properties),
             envelope.reconsume_times,
             0,

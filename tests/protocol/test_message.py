@@ -223,6 +223,14 @@ def test_known_java_hashes() -> None:
     assert tags_code("") == tags_code(None) == 0
 
 
+def test_hashes_of_long_tags_are_right_and_not_kept() -> None:
+    for tags in ("a", "TagA || TagB", "x" * 30_000, "é" * 101):
+        assert tags_code(tags) == tags_code(tags) == java_hash(tags)
+    held = message._known_hash.cache_info().currsize
+    tags_code("y" * 30_000)
+    assert message._known_hash.cache_info().currsize == held
+
+
 def test_message_ids() -> None:
     """32 upper-case hex digits for IPv4, 56 for IPv6, and back."""
     assert message.message_id(pack_host("192.168.0.1", 10911), 0x1234) == "C0A8000100002A9F0000000000001234"

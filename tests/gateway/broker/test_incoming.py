@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.broker import incoming, names
+from gateway.broker import names
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
-from gateway.broker.incoming import IncomingMessages, asked_queue_id, index_keys, split_properties, tag_hash
+from gateway.broker.incoming import IncomingMessages, asked_queue_id, index_keys, split_properties
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.routing import Refused
@@ -221,14 +221,6 @@ def test_batch_that_would_take_far_more_than_it_brings(bench: Bench) -> None:
     with pytest.raises(Refused, match="the limit is 4000") as caught:
         batch(bench, items, properties="a\x01" + "b" * 200)
     assert caught.value.code == ResponseCode.MESSAGE_ILLEGAL
-
-
-def test_hashes_of_long_tags_are_right_and_not_kept() -> None:
-    for tags in ("a", "TagA || TagB", "x" * 30_000, "é" * 101):
-        assert tag_hash(tags) == tag_hash(tags) == java_hash(tags)
-    held = incoming._known_hash.cache_info().currsize
-    tag_hash("y" * 30_000)
-    assert incoming._known_hash.cache_info().currsize == held
 
 
 def test_properties_without_name_or_value_are_dropped() -> None:
