@@ -121,3 +121,28 @@ def make_topic(producer: Producer, cluster: Cluster) -> MakeTopic:
         return topic
 
     return make
+
+
+# ---- what tests of other clients need of Java
+
+
+@pytest.fixture
+def java(drivers: MakeDriver) -> Driver:
+    """A Java client for the other end."""
+    return drivers("4.9.8")
+
+
+@pytest.fixture
+def sender(java: Driver, cluster: Cluster) -> Iterator[Producer]:
+    """A Java producer."""
+    with java.producer(cluster.namesrv_addr) as started:
+        yield started
+
+
+@pytest.fixture
+def topic(sender: Producer, cluster: Cluster) -> str:
+    """A topic with two queues, made by Java."""
+    name = sender.driver.fresh("topic")
+    sender.create_topic(name, 2)
+    wait_until(lambda: has_route(cluster, name), "the route", 10)
+    return name

@@ -1,14 +1,13 @@
 """mqadmin 4.9.4 and 5.3.3 against a name server and a broker: what it prints, and what it did."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.interop import raw
 from tests.interop.child import wait_until
-from tests.interop.conftest import MakeDriver, has_route
+from tests.interop.conftest import has_route
 from tests.interop.driver import Producer
 from tests.interop.mqadmin import mqadmin
 from tests.interop.processes import Cluster
@@ -34,13 +33,6 @@ class Run:
 def run(request: pytest.FixtureRequest, cluster: Cluster) -> Run:
     """mqadmin of each version at the shared cluster."""
     return Run(request.param, cluster.namesrv_addr)
-
-
-@pytest.fixture
-def sender(drivers: MakeDriver, cluster: Cluster) -> Iterator[Producer]:
-    """An official producer, for the messages that are asked for."""
-    with drivers("4.9.8").producer(cluster.namesrv_addr) as producer:
-        yield producer
 
 
 def fresh(name: str) -> str:

@@ -5,7 +5,6 @@ heartbeats with ordinals instead of names, no understanding of binary headers or
 fields.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from tests.interop import external, maven
 from tests.interop.child import wait_until
-from tests.interop.conftest import MakeDriver, give_up, has_route
+from tests.interop.conftest import give_up, has_route
 from tests.interop.driver import Driver, Producer
 from tests.interop.external import External
 from tests.interop.messages import bodies
@@ -34,28 +33,6 @@ def _package() -> None:
 def cpp(tmp_path: Path, cluster: Cluster) -> External:
     """The C++ client at the shared cluster."""
     return external.cpp(tmp_path, cluster.namesrv_addr)
-
-
-@pytest.fixture
-def java(drivers: MakeDriver) -> Driver:
-    """A Java client, to see whether the two understand each other."""
-    return drivers("4.9.8")
-
-
-@pytest.fixture
-def sender(java: Driver, cluster: Cluster) -> Iterator[Producer]:
-    """A Java producer."""
-    with java.producer(cluster.namesrv_addr) as producer:
-        yield producer
-
-
-@pytest.fixture
-def topic(sender: Producer, cluster: Cluster) -> str:
-    """A topic with two queues."""
-    name = sender.driver.fresh("cpp")
-    sender.create_topic(name, 2)
-    wait_until(lambda: has_route(cluster, name), "the route", 10)
-    return name
 
 
 def test_what_it_sends_java_reads(cpp: External, java: Driver, cluster: Cluster, topic: str) -> None:
@@ -100,40 +77,6 @@ def test_a_topic_is_made_by_its_first_message(cpp: External, cluster: Cluster, j
     (result,) = cpp.produce({"topic": name, "body": "first"})
     assert result["status"] == "OK"
     wait_until(lambda: has_route(cluster, name), "the route", 10)
-
-
-def test_what_java_sends_it_reads(cpp: External, sender: Producer, topic: str) -> None:
-    """A push consumer of the C++ client gets bodies, compressed ones too, with tags, keys and properties."""
-    with cpp.consume(topic, "cpp-reads") as received:
-        sender.send(topic, "内容", tags="T", keys="k", props={"colour": "blau"})
-        sender.send(topic, size=100_000, seed=7)
-        sender.send_many(topic, "m", 20)
-        wait_until(lambda: len(received()) >= 22, "the messages", 40)
-        by_size = {message["size"]: message for message in received()}
-        assert 100_000 in by_size
-        (first,) = [message for message in received() if message["body"] == "内容"]
-        assert (first["tags"], first["keys"], first["colour"]) == ("T", "k", "blau")
-        assert {f"m{n}" for n in range(20)} <= set(bodies(received()))
-
-
-def test_tag_expression(cpp: External, sender: Producer, topic: str) -> None:
-    """Filtering by tags works for it, at the broker and at the client."""
-    with cpp.consume(topic, "cpp-tags", "A || B") as received:
-        for tag in ("A", "C", "B", "none", "A"):
-            sender.send(topic, f"tag {tag}", tags=tag, select=0)
-        wait_until(lambda: len(received()) >= 3, "the messages", 40)
-        assert bodies(received()) == ["tag A", "tag A", "tag B"]
-
-
-def test_offsets_survive_the_consumer(cpp: External, sender: Producer, topic: str) -> None:
-    """A group that comes back goes on where it stopped."""
-    with cpp.consume(topic, "cpp-again") as received:
-        sender.send_many(topic, "before", 10)
-        wait_until(lambda: len(received()) >= 10, "the messages", 40)
-    with cpp.consume(topic, "cpp-again") as received:
-        sender.send_many(topic, "after", 10)
-        wait_until(lambda: len(received()) >= 10, "the messages", 40)
-        assert bodies(received()) == sorted(f"after{n}" for n in range(10))
 
 
 def test_orderly_consumer(cpp: External, sender: Producer, topic: str) -> None:
