@@ -3,33 +3,52 @@
 Owns ``flushed_offset`` and the rule of group commit: a job takes its target when it begins, so one fdatasync covers
 everything that was appended before, from whichever connection it came.
 
-A job has three parts: ``begin`` and ``done`` on the thread that appends, ``run`` in any thread. Only one job
-of a kind is under way at a time. A flush that failed is never tried again: the kernel may have dropped the pages,
-and a second fdatasync would then report success for bytes that are lost. The log is poisoned instead.
+A job has three parts: ``begin`` and ``finish`` on the thread that appends, ``run`` in any thread. Two jobs may be
+under way at once (a send's and the upkeep's) and end in any order. So each one promises by itself:
+- It syncs the log's directory as long as no finished job did so since a file was made.
+- Their ``run``s exclude each other, and none follows one that failed. A flush that failed is never tried again: the
+  kernel may have dropped the pages, and reports it once only; a second fdatasync would then report success for bytes
+  that are lost. The log is poisoned instead.
 """
 
 from __future__ import annotations
+
+import threading
 
 from store.commitlog import CommitLog
 from store.errors import StorePoisoned
 from store.files import FileSystem, OpenFile
 
 
+class _Lane:
+    """What the jobs of one log share: one runs at a time, and none after a failure."""
+
+    __slots__ = ("failure", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.failure: str | None = None
+
+
 class FlushJob:
     """One flush of the log up to ``target``."""
 
-    __slots__ = ("_directory", "_files", "_fs", "_refusal", "done", "target")
+    __slots__ = ("_directory", "_files", "_fs", "_lane", "_refusal", "done", "names", "target")
 
     def __init__(
         self,
         target: int,
         files: list[OpenFile],
         directory: str | None,
+        names: int,
         fs: FileSystem,
+        lane: _Lane,
         refusal: str | None = None,
     ) -> None:
         self.target = target
+        self.names = names
         self.done = False
+        self._lane = lane
         self._refusal = refusal
         self._files = files
         self._directory = directory
@@ -37,12 +56,18 @@ class FlushJob:
 
     def run(self) -> None:
         """Any thread. OSError: poison the store, nothing about ``target`` is known. StorePoisoned: it is already."""
-        if self._refusal is not None:
-            raise StorePoisoned(self._refusal)
-        for file in self._files:
-            self._fs.fdatasync(file.fd)
-        if self._directory is not None:
-            self._fs.sync_directory(self._directory)
+        with self._lane.lock:
+            refusal = self._refusal or self._lane.failure
+            if refusal is not None:
+                raise StorePoisoned(refusal)
+            try:
+                for file in self._files:
+                    self._fs.fdatasync(file.fd)
+                if self._directory is not None:
+                    self._fs.sync_directory(self._directory)
+            except OSError as error:
+                self._lane.failure = f"an earlier flush failed: {error.strerror or error}"
+                raise
         self.done = True
 
 
@@ -53,6 +78,9 @@ class Flusher:
         self.flushed_offset = flushed_offset
         self._log = log
         self._fs = fs
+        self._lane = _Lane()
+        # How often files were made, and up to which of those times their names are safe.
+        self._names = self._safe_names = 0
 
     @property
     def dirty_bytes(self) -> int:
@@ -61,15 +89,18 @@ class Flusher:
     def begin(self) -> FlushJob:
         """A job for everything appended so far (perhaps nothing). After a failure, one that only raises."""
         if self._log.poison_reason is not None:
-            return FlushJob(self.flushed_offset, [], None, self._fs, self._log.poison_reason)
+            return FlushJob(self.flushed_offset, [], None, 0, self._fs, self._lane, self._log.poison_reason)
         target = self._log.end_offset
         files = self._log.dirty_files(self.flushed_offset) if target > self.flushed_offset else []
-        directory = self._log.directory if self._log.take_new_names() else None
-        return FlushJob(target, files, directory, self._fs)
+        if self._log.take_new_names():
+            self._names += 1
+        directory = self._log.directory if self._names > self._safe_names else None
+        return FlushJob(target, files, directory, self._names, self._fs, self._lane)
 
     def finish(self, job: FlushJob) -> None:
         """The job's ``run`` returned."""
         if not job.done:
             raise ValueError("the flush did not run to its end")
+        self._safe_names = max(self._safe_names, job.names)
         self.flushed_offset = max(self.flushed_offset, job.target)
         self._log.flushed(self.flushed_offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from store.errors import StorePoisoned
 from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem
 from store.flush import Flusher
+from tests.fakes import PowerLossFiles
 from tests.store.making import message
 
 
@@ -95,4 +97,41 @@ def test_a_failed_flush_is_not_repeated(log: CommitLog, flusher: Flusher, faults
     assert faults.passed["flush"] == flushes
     with pytest.raises(StorePoisoned, match="fdatasync failed"):
         log.append([message()], 1)
+    assert flusher.flushed_offset == 0
+
+
+def test_a_job_that_overtakes_another_makes_the_name_safe_too() -> None:
+    """The upkeep's flush took the new file to sync; a send's flush that ends first must not leave that to it."""
+    disk = PowerLossFiles()
+    disk.makedirs("/log")
+    disk.sync_directory("/")
+    log = CommitLog("/log", 4096, disk, first_queue_offset=lambda topic, queue_id: 0)
+    flusher = Flusher(log, disk, 0)
+    log.append([message()], 1)
+    upkeep = flusher.begin()
+    log.append([message()], 1)
+    send = flusher.begin()
+    send.run()
+    flusher.finish(send)
+    for seed in range(10):
+        after = disk.lose_power(random.Random(seed))
+        assert after.stat(log.path(0)) is not None
+    upkeep.run()
+    flusher.finish(upkeep)
+    assert flusher.flushed_offset == send.target
+    before = disk.steps
+    job = flusher.begin()
+    job.run()
+    assert disk.steps == before  # nothing is dirty and no name is new
+
+
+def test_no_job_follows_one_that_failed(log: CommitLog, flusher: Flusher, faults: Failpoints) -> None:
+    """The kernel tells of a lost page once; a job that was begun before must not take the next answer for good."""
+    log.append([message()], 1)
+    first, second = flusher.begin(), flusher.begin()
+    faults.arm("flush")
+    with pytest.raises(OSError, match="injected"):
+        first.run()
+    with pytest.raises(StorePoisoned, match="an earlier flush failed"):
+        second.run()
     assert flusher.flushed_offset == 0
