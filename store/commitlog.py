@@ -308,13 +308,16 @@ class CommitLog:
             if queue_offset >= 0:
                 self._topics[topic][1][queue_id] = queue_offset
 
-    def forget_topic(self, topic: str) -> None:
-        """Its queues are gone; if it comes back, numbering follows its new consume queues."""
-        self._topics.pop(topic, None)
+    def forget_queue(self, topic: str, queue_id: int, max_offset: int) -> None:
+        """A consume queue that ended at ``max_offset`` is gone; if it comes back, numbering follows the new one.
 
-    def forget_numbers(self) -> None:
-        """The consume queues changed under us (a slave became master, files were rebuilt)."""
-        self._topics.clear()
+        Messages that are on their way to it keep their numbers, and those behind them go on from there.
+        """
+        slot = self._topics.get(topic)
+        if slot is not None and slot[1].get(queue_id) == max_offset:
+            del slot[1][queue_id]
+            if not slot[1]:
+                del self._topics[topic]
 
     def append_raw(self, offset: int, data: bytes | memoryview) -> int:
         """Store a master's bytes at exactly ``end_offset``; returns the new end.

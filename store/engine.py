@@ -76,6 +76,7 @@ class MessageStore:
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
         self._is_slave = options.broker_role is BrokerRole.SLAVE
         self.verdict = verdict
+        self._deletion_untold = False  # queues are gone, and the manifest still names them
         self.damaged_reads = 0
         self._damaged_places: set[int] = set()
         self._last_timestamp = verdict.last_timestamp
@@ -419,27 +420,34 @@ class MessageStore:
         messages = [message for message in map(self.message_at, sorted(found)) if message is not None]
         return QueryResult([message.raw for message in messages], self._index.end_timestamp, self._index.end_offset)
 
-    def delete_queues(self, topic: str) -> int:
-        """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were."""
-        return self._delete([queue for queue in self._queues if queue.topic == topic])
+    def delete_queues(self, topic: str, limit: int | None = None) -> int:
+        """Remove the consume queues of a topic; numbering begins at 0 again. Returns how many there were.
 
-    def delete_expired_queues(self) -> int:
-        """Remove queues whose last message is deleted (CLEAN_EXPIRED_CONSUMEQUEUE). Returns how many."""
-        return self._delete(expired_queues(self._queues, self._log.start_offset))
+        Each queue takes about 0.4 ms. With a ``limit``, call it again until it returns less than that.
+        """
+        return self._delete([queue for queue in self._queues if queue.topic == topic], limit)
 
-    def delete_unused_queues(self, topics: Container[str]) -> int:
-        """Remove queues of topics that are not in ``topics`` (CLEAN_UNUSED_TOPIC). Returns how many."""
-        return self._delete(unused_queues(self._queues, topics))
+    def delete_expired_queues(self, limit: int | None = None) -> int:
+        """Remove queues whose last message is deleted (CLEAN_EXPIRED_CONSUMEQUEUE); ``limit`` as above."""
+        return self._delete(expired_queues(self._queues, self._log.start_offset), limit)
 
-    def _delete(self, queues: list[ConsumeQueue]) -> int:
-        for queue in queues:
-            self._log.forget_topic(queue.topic)
+    def delete_unused_queues(self, topics: Container[str], limit: int | None = None) -> int:
+        """Remove queues of topics that are not in ``topics`` (CLEAN_UNUSED_TOPIC); ``limit`` as above."""
+        return self._delete(unused_queues(self._queues, topics), limit)
+
+    def _delete(self, queues: list[ConsumeQueue], limit: int | None) -> int:
+        doomed = queues if limit is None else queues[:limit]
+        for queue in doomed:
+            self._log.forget_queue(queue.topic, queue.queue_id, queue.max_offset)
             self._floors.pop(queue.name, None)
             self._queues.delete_queue(queue)
-        if queues:
+        if doomed:
             self._healer.forget()
+            self._deletion_untold = True
+        if self._deletion_untold and (limit is None or len(doomed) < limit):
             self._upkeep.forget_queues()
-        return len(queues)
+            self._deletion_untold = False
+        return len(doomed)
 
     def request_cleaning(self) -> None:
         """Delete expired files at any hour in the next rounds (DELETE_EXPIRED_COMMITLOG)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import structlog
 from store.engine import GetStatus, MessageStore
 from store.errors import StoreFull
 from store.files import DiskUsage, FileSystem, StrPath
+from store.manifest import load as load_manifest
 from tests.fakes import Clock
-from tests.store.making import drain, maintain, message, open_store
+from tests.store.making import SYNC, bodies, drain, flush, maintain, message, open_store
 
 HOUR_MS = 3_600_000
 NEVER = "00;01;02;03;04;05;06;07;08;09;10;11;12;13;14;15;16;17;18;19;20;21;22;23"
@@ -198,4 +200,53 @@ def test_operators_remove_queues(tmp_path: Path, disk: Disk, clock: Clock) -> No
     assert list(store.queues()) == [("T", 0)]
     store.append(again := [message(topic="Gone")])
     assert again[0].queue_offset == 0
+    store.close()
+
+
+@pytest.mark.parametrize("queues", [4, 5])
+def test_many_queues_are_removed_bit_by_bit(tmp_path: Path, clock: Clock, queues: int) -> None:
+    """Whoever asks has its say in between; a start after a kill does not make them again."""
+    store = open_store(tmp_path / "store", clock=clock)
+    store.append([message(queue_id=number) for number in range(queues)])
+    store.append([message(topic="Kept")])
+    clock.advance(31_000)
+    maintain(store)
+    assert len(manifest_queues(tmp_path / "store")) == queues + 1
+    steps = [store.delete_unused_queues({"Kept"}, 2) for _ in range(3)]
+    assert steps == [2, 2, queues - 4]
+    assert manifest_queues(tmp_path / "store") == ["Kept"]
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    again = open_store(tmp_path / "copy", clock=clock)
+    assert list(again.queues()) == [("Kept", 0)]
+    again.close()
+    store.close()
+
+
+def manifest_queues(root: Path) -> list[str]:
+    manifest = load_manifest(str(root), FileSystem())
+    assert manifest is not None
+    return [known.topic for known in manifest.queues]
+
+
+def test_messages_on_their_way_survive_the_removal_of_queues(tmp_path: Path, disk: Disk, clock: Clock) -> None:
+    """No offset is given twice: neither in the queue that goes, nor in its neighbour that stays."""
+    store = open_store(tmp_path, fs=disk, clock=clock, delete_when=NEVER, file_reserved_time=10, flush_disk_type=SYNC)
+    store.append([message(b"old")])
+    while store.end_offset < 2 * 4096:
+        store.append([message(b"x" * 200, queue_id=1)])
+    flush(store)
+    while store.dispatch_step():
+        pass
+    age(tmp_path, clock, [20, 1])
+    clean(store, clock)
+    waiting = [message(b"one", queue_id=0), message(b"one", queue_id=1)]
+    store.append(waiting)
+    assert store.delete_expired_queues() == 1
+    store.append(behind := [message(b"two", queue_id=0), message(b"two", queue_id=1)])
+    assert [item.queue_offset for item in behind] == [item.queue_offset + 1 for item in waiting]
+    flush(store)
+    while store.dispatch_step():
+        pass
+    assert bodies(store) == [b"one", b"two"]
+    assert bodies(store, queue_id=1)[-2:] == [b"one", b"two"]
     store.close()

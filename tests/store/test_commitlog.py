@@ -54,9 +54,14 @@ def test_numbers_each_queue_on_its_own(tmp_path: Path) -> None:
     assert [entry[2] for entry in entries] == [0, 10, 1, 11, -1, 12, -1]
     log.append(last := [message(queue_id=1)], 1)
     assert last[0].queue_offset == 13
-    log.forget_topic("T")
+    log.forget_queue("T", 1, 13)
+    log.append(last, 1)
+    assert last[0].queue_offset == 14, "a message is on its way to the queue"
+    log.forget_queue("T", 1, 15)
     log.append(last, 1)
     assert last[0].queue_offset == 10
+    log.append(others := [message(queue_id=0)], 1)
+    assert others[0].queue_offset == 2, "another queue is not concerned"
 
 
 def test_rolls_when_record_and_filler_head_do_not_fit(tmp_path: Path) -> None:
