@@ -13,7 +13,7 @@ Bounds: a family keeps at most SERIES_LIMIT series; what comes beyond counts in 
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -121,11 +121,12 @@ class Metrics:
         key = code << 17 | response_code << 1 | long_polling if known else -1
         return self._requests.setdefault(key, [0.0] * (len(LATENCY_BOUNDS_MS) + 3))
 
-    def forget_topic(self, topic: str) -> None:
-        """The topic was deleted: its series end."""
-        self._stored.pop(topic, None)
+    def forget_topics(self, topics: Set[str]) -> None:
+        """These topics were deleted: their series end."""
+        for topic in topics:
+            self._stored.pop(topic, None)
         for rows in (self._delivered, self._to_dead_letters):
-            for key in [key for key in rows if key[0] == topic]:
+            for key in [key for key in rows if key[0] in topics]:
                 del rows[key]
 
     def forget_group(self, group: str) -> None:

@@ -98,6 +98,14 @@ class SlaveSync:
             }
             return all([await self._step(name, address, step) for name, step in steps.items()])
 
+    async def sync_topics(self) -> bool:
+        """Copies the topics alone, at once; whether they are the master's now."""
+        address = self._master_address()
+        if address is None:
+            return False
+        async with open_client(address) as client:
+            return await self._step("topics", address, lambda: self._sync_topics(client))
+
     async def _step(self, name: str, address: str, step: Callable[[], Awaitable[None]]) -> bool:
         try:
             await step()

@@ -87,7 +87,7 @@ class TestTraffic:
         metrics.messages_delivered("A", "g", 1, 1)
         metrics.messages_delivered("B", "g", 1, 1)
         metrics.messages_delivered("B", "h", 1, 1)
-        metrics.forget_topic("A")
+        metrics.forget_topics({"A"})
         metrics.forget_group("g")
         assert not await samples(metrics, topic="A")
         assert not await samples(metrics, consumer_group="g")

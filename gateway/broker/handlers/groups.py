@@ -74,6 +74,7 @@ def delete_subscriptiongroup(broker: Broker, call: Call[DeleteSubscriptiongroup]
     known = broker.groups.delete(header.group_name)
     if header.remove_offset or header.clean_offset:
         broker.offsets.remove_group(header.group_name)
+    broker.metrics.forget_group(header.group_name)
     log.info("group_deleted", group=header.group_name, known=known, by=call.connection.remote_address)
 
 

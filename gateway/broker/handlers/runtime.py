@@ -1,4 +1,4 @@
-"""A running broker's configuration and figures, as tools read them.
+"""A running broker's configuration and figures, as tools read them, and housekeeping that an operator asks for.
 
 A change of configuration happens wholly or not at all. It never moves a path, a port or an identity, nor the name
 servers (a wire that could, has handed over official brokers), and is written to the file that was given with -c, so
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from gateway.broker.handlers.admin import delete_in_slices
 from gateway.broker.handlers.runtimeinfo import runtime_info
 from gateway.broker.state import Broker
 from gateway.config import broker_properties
@@ -20,7 +21,9 @@ from protocol.bodies import DataVersion, KVTable
 from protocol.codes import ResponseCode
 from protocol.options import OptionError, properties_text
 from protocol.requests.runtime import (
+    CleanExpiredConsumequeue,
     ConfigReply,
+    DeleteExpiredCommitlog,
     GetBrokerConfig,
     GetBrokerRuntimeInfo,
     UpdateBrokerConfig,
@@ -99,3 +102,17 @@ async def get_broker_runtime_info(broker: Broker, call: Call[GetBrokerRuntimeInf
     first = await broker.storage.read_cold(partial(broker.store.message_at, broker.store.start_offset))
     info = runtime_info(broker, -1 if first is None else first.store_timestamp)
     return Reply(body=KVTable(table=info).encode())
+
+
+@routes.handle
+async def clean_expired_consumequeue(broker: Broker, call: Call[CleanExpiredConsumequeue]) -> None:
+    """Removes the queues whose messages are all deleted; what comes to such a queue later begins at 0 again."""
+    queues = await delete_in_slices(broker.store.delete_expired_queues)
+    log.info("expired_queues_removed", queues=queues, by=call.connection.remote_address)
+
+
+@routes.handle
+def delete_expired_commitlog(broker: Broker, call: Call[DeleteExpiredCommitlog]) -> None:
+    """Lets the next rounds of cleaning delete expired files at any hour; the answer does not wait for that."""
+    broker.store.request_cleaning()
+    log.info("cleaning_requested", by=call.connection.remote_address)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
-from gateway.broker.handlers.admin import known_topic, queues_of, refuse_on_slave
-from gateway.broker.names import is_system_topic
+from gateway.broker.handlers.admin import delete_in_slices, known_topic, queues_of, refuse_on_slave
+from gateway.broker.names import NameTable, is_system_topic
 from gateway.broker.state import Broker
 from gateway.routing import Call, Refused, Reply, Routes
 from protocol import bodies
@@ -86,23 +86,47 @@ def _with_attributes(broker: Broker, config: bodies.TopicConfig) -> bodies.Topic
 
 
 @routes.handle
-def delete_topic_in_broker(broker: Broker, call: Call[DeleteTopicInBroker]) -> None:
+async def delete_topic_in_broker(broker: Broker, call: Call[DeleteTopicInBroker]) -> None:
     """Forgets a topic, its queues and the offsets of groups in it; unknown topics are gone already."""
     refuse_on_slave(broker)
     topic = call.header.topic
     known = broker.topics.delete(topic)
-    queues = broker.store.delete_queues(topic)
     broker.offsets.remove_topic(topic)
+    broker.metrics.forget_topics({topic})
+    queues = await delete_in_slices(lambda limit: broker.store.delete_queues(topic, limit))
     log.info("topic_deleted", topic=topic, known=known, queues=queues, by=call.connection.remote_address)
 
 
 @routes.handle
-def clean_unused_topic(broker: Broker, call: Call[CleanUnusedTopic]) -> None:
-    """Removes the queues of topics that are in the table no more."""
-    for topic in {topic for topic, _ in broker.store.queues()}:
-        if topic not in broker.topics and not is_system_topic(topic):
-            queues = broker.store.delete_queues(topic)
-            log.info("unused_topic_removed", topic=topic, queues=queues, by=call.connection.remote_address)
+async def clean_unused_topic(broker: Broker, call: Call[CleanUnusedTopic]) -> None:
+    """Removes the queues of topics that are in the table no more; on a slave in that of its master as it is now."""
+    seen = _stored_topics(broker)
+    sync = broker.replication.sync
+    if sync is not None and not await sync.sync_topics():
+        raise Refused(ResponseCode.SYSTEM_ERROR, "the master does not say which topics there are")
+    used = _UsedTopics(broker.topics, seen)
+    queues = await delete_in_slices(lambda limit: broker.store.delete_unused_queues(used, limit))
+    topics = seen - _stored_topics(broker)
+    broker.metrics.forget_topics(topics)
+    log.info("unused_topics_removed", topics=sorted(topics), queues=queues, by=call.connection.remote_address)
+
+
+def _stored_topics(broker: Broker) -> set[str]:
+    return {topic for topic, _ in broker.store.queues()}
+
+
+class _UsedTopics:
+    """The topics whose queues stay: those in the table when it is asked, the broker's own, and those not `seen`.
+
+    A slave may get messages of a topic that is younger than the table it just copied.
+    """
+
+    def __init__(self, table: NameTable, seen: set[str]) -> None:
+        self._table = table
+        self._seen = seen
+
+    def __contains__(self, topic: object) -> bool:
+        return not isinstance(topic, str) or topic not in self._seen or topic in self._table or is_system_topic(topic)
 
 
 @routes.handle

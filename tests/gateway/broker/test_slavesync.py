@@ -130,6 +130,16 @@ async def test_what_the_slave_made_up_itself_goes(master: Master, slave: Slave) 
     assert slave.offsets.queues("g", "Other") == {0: 1}  # as official: what the master does not name stays
 
 
+async def test_topics_alone_on_demand(master: Master, slave: Slave) -> None:
+    assert await slave.sync.sync_topics()
+    assert "Orders" in slave.topics
+    assert {code for _, code in master.asked} == {RequestCode.GET_ALL_TOPIC_CONFIG}
+    master.refused = {RequestCode.GET_ALL_TOPIC_CONFIG}
+    assert not await slave.sync.sync_topics()
+    slave.master_address = None
+    assert not await slave.sync.sync_topics()
+
+
 async def test_topics_come_from_the_fast_port_or_from_the_main_one(master: Master, slave: Slave) -> None:
     await slave.sync.sync(MASTER)
     assert master.asked[0] == (FAST, RequestCode.GET_ALL_TOPIC_CONFIG)

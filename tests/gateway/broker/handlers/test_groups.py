@@ -178,3 +178,12 @@ async def test_subscription_of_a_group(consumed: Rig) -> None:
     body = bodies.QuerySubscriptionResponseBody.decode(answer.body)
     assert body.subscription_data is not None
     assert (body.group, body.topic, body.subscription_data.sub_string) == ("g", "T", "a")
+
+
+async def test_a_group_that_is_gone_is_counted_no_more(rig: Rig) -> None:
+    for group in ("gone", "kept"):
+        rig.broker.metrics.messages_delivered("T", group, 1, 100)
+    header = DeleteSubscriptiongroup(group_name="gone")
+    assert (await rig.ask(RequestCode.DELETE_SUBSCRIPTIONGROUP, header)).code == ResponseCode.SUCCESS
+    samples = [sample for family in rig.broker.metrics.collect() for sample in family.samples]
+    assert {sample.labels["consumer_group"] for sample in samples if "consumer_group" in sample.labels} == {"kept"}

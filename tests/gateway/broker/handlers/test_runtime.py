@@ -1,13 +1,14 @@
 """A running broker's configuration and figures."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.broker.handlers import runtime
+from gateway.broker.handlers import admin, runtime
 from gateway.broker.handlers.runtimeinfo import duration_text, size_text
 from protocol.bodies import KVTable
 from protocol.codes import RequestCode, ResponseCode
@@ -235,3 +236,35 @@ async def test_a_new_permission_makes_name_servers_take_the_topics_anew(
     await change(rig, "brokerPermission=4")
     assert rig.broker.topics.data_version.counter == version.counter + 1
     assert told == [True]
+
+
+# ---- housekeeping
+
+
+async def test_queues_whose_messages_are_deleted_go_on_request(make_rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "QUEUES_IN_SLICE", 2)
+    rig = make_rig(store={"mapped_file_size_commit_log": 4096, "delete_when": "", "file_reserved_time": 1})
+    for number in range(5):
+        rig.store_messages(f"old{number}", 0, 1)
+    while rig.broker.store.end_offset < 4096:
+        rig.store_messages("T", 0, 1)
+    oldest = min((Path(rig.broker.store_options.store_path_root_dir) / "commitlog").iterdir())
+    os.utime(oldest, (rig.clock.ms / 1000 - 7200, rig.clock.ms / 1000 - 7200))
+    upkeep(rig)
+    assert (await rig.ask(RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE)).code == ResponseCode.SUCCESS
+    assert len(list(rig.broker.store.queues())) == 6, "nothing has been deleted yet: deleteWhen names no hour"
+
+    assert (await rig.ask(RequestCode.DELETE_EXPIRED_COMMITLOG)).code == ResponseCode.SUCCESS
+    upkeep(rig)
+    assert rig.broker.store.start_offset == 4096
+    assert (await rig.ask(RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE)).code == ResponseCode.SUCCESS
+    assert list(rig.broker.store.queues()) == [("T", 0)]
+
+
+def upkeep(rig: Rig) -> None:
+    """The next round of cleaning, with what it deletes."""
+    rig.clock.advance(10_001)
+    job = rig.broker.store.maintain_begin()
+    while job is not None:
+        job.run()
+        job = rig.broker.store.maintain_begin() if rig.broker.store.maintain_done(job) else None

@@ -1,12 +1,14 @@
 """Topics as tools see and change them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
 
+from gateway.broker.handlers import admin
 from protocol import bodies
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
@@ -140,6 +142,64 @@ async def test_queues_without_topic_are_removed_on_request(rig: Rig) -> None:
     assert (await rig.ask(RequestCode.CLEAN_UNUSED_TOPIC)).code == ResponseCode.SUCCESS
     left = {topic for topic, _ in rig.broker.store.queues()}
     assert left == {"orders", "SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC"}
+
+
+async def test_many_queues_are_removed_while_others_are_served(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that is made again meanwhile keeps what it has got since."""
+    monkeypatch.setattr(admin, "QUEUES_IN_SLICE", 2)
+    for number in range(5):
+        rig.store_messages(f"gone{number}", 0, 1)
+    delete, left = rig.broker.store.delete_unused_queues, []
+
+    def note(topics: Container[str], limit: int | None = None) -> int:
+        deleted = delete(topics, limit)
+        left.append(len(list(rig.broker.store.queues())))
+        rig.broker.incoming.create_topic("gone4", 1)
+        return deleted
+
+    monkeypatch.setattr(rig.broker.store, "delete_unused_queues", note)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.ask, RequestCode.CLEAN_UNUSED_TOPIC)
+            while not left:
+                await trio.lowlevel.checkpoint()
+            assert left == [3], "it goes on at once, without a turn for others"
+    assert list(rig.broker.store.queues()) == [("gone4", 0)]
+
+
+@pytest.mark.parametrize("code", [RequestCode.CLEAN_UNUSED_TOPIC, RequestCode.DELETE_TOPIC_IN_BROKER])
+async def test_a_topic_that_is_gone_is_counted_no_more(rig: Rig, code: RequestCode) -> None:
+    await update(rig, "kept")
+    for topic in ("gone", "kept"):
+        rig.broker.metrics.messages_stored(rig.store_messages(topic, 0, 1))
+        rig.broker.metrics.messages_delivered(topic, "g", 1, 100)
+    header = DeleteTopicInBroker(topic="gone") if code == RequestCode.DELETE_TOPIC_IN_BROKER else None
+    assert (await rig.ask(code, header)).code == ResponseCode.SUCCESS
+    samples = [sample for family in rig.broker.metrics.collect() for sample in family.samples]
+    assert {sample.labels["topic"] for sample in samples if "topic" in sample.labels} == {"kept"}
+
+
+async def test_a_slave_asks_its_master_which_topics_are_used(make_rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own table is ten seconds old: the topic of what it just got may not be in it."""
+    rig = make_rig(store={"broker_role": BrokerRole.SLAVE})
+    sync = rig.broker.replication.sync
+    assert sync is not None
+    for topic in ("new", "gone"):
+        rig.store_messages(topic, 0, 1)
+    assert (await rig.ask(RequestCode.CLEAN_UNUSED_TOPIC)).code == ResponseCode.SYSTEM_ERROR
+    assert len(list(rig.broker.store.queues())) == 2
+
+    async def sync_topics() -> bool:
+        table = {"new": bodies.TopicConfig(topic_name="new")}
+        version = bodies.DataVersion(counter=9, timestamp=1)
+        rig.broker.topics.replace(bodies.TopicTableBody(data_version=version, topic_config_table=table))
+        await trio.lowlevel.checkpoint()
+        rig.store_messages("newer", 0, 1)
+        return True
+
+    monkeypatch.setattr(sync, "sync_topics", sync_topics)
+    assert (await rig.ask(RequestCode.CLEAN_UNUSED_TOPIC)).code == ResponseCode.SUCCESS
+    assert sorted(rig.broker.store.queues()) == [("new", 0), ("newer", 0)]
 
 
 async def test_a_slave_lets_nobody_change_its_topics(make_rig: Make) -> None:
