@@ -325,22 +325,6 @@ class ConsumeQueues:
                 self.cut(queue, end)
         return cut
 
-    def end_below(self, queue: ConsumeQueue, limit: int) -> int | None:
-        """Read the whole queue: the offset up to which it is good and points below ``limit``.
-
-        None if good units below ``limit`` follow behind a bad place: cutting cannot heal that. For queues that
-        ``load`` complained of after an unclean stop.
-        """
-        end = self._rising(queue, queue.min_offset, queue.max_offset, limit)
-        before = queue.unit(end - 1) if end > queue.min_offset else None
-        last = -1 if before is None else before[0]
-        for _, data in self._files.chunks(
-            queue.topic, queue.queue_id, end * UNIT_SIZE, queue.max_offset * UNIT_SIZE, skip_missing=True
-        ):
-            if any(size > 0 and last < physical < limit for physical, size, _ in UNIT.iter_unpack(data)):
-                return None
-        return end
-
     def _end_below(self, queue: ConsumeQueue, limit: int) -> int:
         """First offset that has no good unit below ``limit``."""
 

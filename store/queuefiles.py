@@ -218,22 +218,14 @@ class QueueFiles:
         self.made_directories -= {directory, parent}
         self.made_directories.add(self.root)
 
-    def chunks(
-        self, topic: str, queue_id: int, begin: int, end: int, *, skip_missing: bool = False
-    ) -> Iterator[tuple[int, bytes]]:
-        """(position, bytes of whole units) from begin to end, in steps.
-
-        Stops where a file is missing or short; ``skip_missing`` goes on with the next one.
-        """
+    def chunks(self, topic: str, queue_id: int, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """(position, bytes of whole units) from begin to end, in steps. Stops where a file is missing or short."""
         step = _BLANK_STEP * UNIT_SIZE
         position = begin
         while position < end:
             data = self.read(topic, queue_id, position, min(step, end - position))
             data = data[: len(data) - len(data) % UNIT_SIZE]
-            if data:
-                yield position, data
-                position += len(data)
-            elif skip_missing:
-                position = self.base_of(position) + self.file_size
-            else:
+            if not data:
                 return
+            yield position, data
+            position += len(data)

@@ -57,11 +57,6 @@ class LockTable:
         if not held:
             del self._groups[group]
 
-    def is_locked(self, group: str, client_id: str, queue: MessageQueue) -> bool:
-        """Whether the client holds an unexpired lock on the queue."""
-        entry = self._groups.get(group, {}).get(queue)
-        return entry is not None and entry[0] == client_id and self._now_ms() - entry[1] <= LOCK_LIFETIME_MS
-
     def expire(self) -> int:
         """Forgets locks that nobody renewed; returns how many. They were free to take before, this frees memory."""
         oldest = self._now_ms() - LOCK_LIFETIME_MS
