@@ -21,6 +21,7 @@ _FIRST_PORT: Final = 12_000
 _LAST_PORT: Final = 31_000
 _dice = random.Random()
 _given: set[int] = set()
+_giving = threading.Lock()
 
 
 def _is_free(port: int) -> bool:
@@ -38,9 +39,10 @@ def free_ports(before: int = 0, after: int = 0) -> int:
     for _ in range(1000):
         port = _dice.randrange(_FIRST_PORT, _LAST_PORT)
         block = range(port - before, port + after + 1)
-        if _given.isdisjoint(block) and all(map(_is_free, block)):
-            _given.update(block)
-            return port
+        with _giving:
+            if _given.isdisjoint(block) and all(map(_is_free, block)):
+                _given.update(block)
+                return port
     raise RuntimeError("no free block of ports found")
 
 

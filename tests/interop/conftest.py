@@ -6,12 +6,14 @@ CI=true it fails.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
 
 from tests.interop import maven, raw
+from tests.interop.beside import Beside, is_marked
 from tests.interop.child import wait_until
 from tests.interop.driver import Driver, Producer, PullConsumer
 from tests.interop.processes import OURS, Cluster
@@ -55,6 +57,35 @@ def _official_parts(target: str) -> None:
         give_up(str(error))
 
 
+# ---- tests that run side by side
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that run beside each other behind all others."""
+    items.sort(key=is_marked)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs those in threads."""
+    if not is_marked(pyfuncitem):
+        return None
+    beside = pyfuncitem.funcargs["_beside"]
+    assert isinstance(beside, Beside)
+    beside.run(pyfuncitem, pyfuncitem.session.items)
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _beside(request: pytest.FixtureRequest, _official_parts: None) -> Iterator[Beside]:
+    with Beside(request) as running:
+        yield running
+
+
+# ---- servers and clients
+
+
 @pytest.fixture(scope="session")
 def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
     """A name server and a broker with default settings that every test may use and none may stop."""
@@ -68,12 +99,14 @@ def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
 def drivers(_official_parts: None) -> Iterator[MakeDriver]:
     """Gives the session's JVM for a version and serialization, starting it when it is first asked for."""
     running: dict[tuple[str, str], Driver] = {}
+    starting = threading.Lock()
 
     def get(version: str, serialization: str = "JSON") -> Driver:
         key = (version, serialization)
-        if key not in running:
-            running[key] = Driver(*key)
-        return running[key]
+        with starting:
+            if key not in running:
+                running[key] = Driver(*key)
+            return running[key]
 
     yield get
     for driver in running.values():

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -78,16 +79,18 @@ class Admin:
 
 
 _running: dict[str, Admin] = {}
+_one_at_a_time = threading.Lock()
 
 
 def mqadmin(version: str, command: str, *arguments: str, namesrv: str | None = None) -> str:
     """Runs one command in this process's JVM for that version, which lives until this process ends."""
-    if version not in _running:
-        _running[version] = Admin(version)
-        atexit.register(_running[version].close)
-    try:
-        return _running[version].run(command, *arguments, namesrv=namesrv)
-    except AssertionError:
-        atexit.unregister(_running[version].close)
-        _running.pop(version).close()
-        raise
+    with _one_at_a_time:
+        if version not in _running:
+            _running[version] = Admin(version)
+            atexit.register(_running[version].close)
+        try:
+            return _running[version].run(command, *arguments, namesrv=namesrv)
+        except AssertionError:
+            atexit.unregister(_running[version].close)
+            _running.pop(version).close()
+            raise

@@ -112,6 +112,7 @@ def test_a_consumer_fails_on_a_committed_message(client: Driver, own: Cluster) -
     assert [(message["body"], message["reconsumeTimes"]) for message in messages] == [("hard", 0), ("hard", 1)]
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(("first", "second"), [(OURS, OURS), (OURS, OTHER), (OTHER, OURS)])
 def test_undecided_ones_survive_the_broker(drivers: MakeDriver, target: str, first: str, second: str) -> None:
     """What was undecided when the broker ended is asked about by the next one, and what was decided is not."""
