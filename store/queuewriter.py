@@ -41,7 +41,7 @@ class QueueFlush:
         try:
             for path in self._files:
                 self._fs.fdatasync(self._files[path].fd)
-            for path in sorted(self._directories, key=len, reverse=True):
+            for path in sorted(self._directories, reverse=True):  # what is inside first
                 with suppress(FileNotFoundError):  # the topic was deleted meanwhile
                     self._fs.sync_directory(path)
         except OSError as error:
@@ -184,7 +184,7 @@ class QueueWriter:
             base = self._files.base_of(max(0, queue.max_offset * UNIT_SIZE - 1))
             paths.add(self._files.path(queue.topic, queue.queue_id, base))
         files: dict[str, OpenFile] = {}
-        for path in paths:
+        for path in sorted(paths):
             try:
                 files[path] = self._files.open.get(path)
             except FileNotFoundError:
