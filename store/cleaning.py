@@ -88,9 +88,13 @@ class Cleaner:
         return paths
 
     def remove(self, paths: list[str]) -> None:
-        """Any thread. OSError: the file comes back into the log at the next start."""
+        """Any thread. OSError: the file comes back into the log at the next start.
+
+        One file's removal is safe before the next one's, so that a loss of power leaves no hole in the log.
+        """
         for path in paths:
             self._fs.unlink(path)
+            self._fs.sync_directory(self._log.directory)
 
     def _correct_queues(self) -> None:
         """Minimum offsets behind the deleted records, and the queue files that are wholly below them."""

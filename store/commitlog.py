@@ -8,7 +8,7 @@ Invariants
 - A record and its room of 8 bytes for a filler fit into one file: what does not fit goes to the next file and
   the rest of this one becomes filler ("blank"). Nothing inside a filler is ever read.
 - Space is reserved before anything is written, so that a full disk refuses a message whole.
-- A file has its full official size from the moment its name exists.
+- A file has its full official size from the moment its name exists, and both are safe before it is written to.
 - After a failed write or fsync the log is poisoned: what the disk holds is unknown until recovery has read it.
 
 One thread appends. ``read`` may be called from any thread for bytes below ``end_offset``; ``reserve_ahead`` may
@@ -82,7 +82,6 @@ class CommitLog:
         self._limit = 0  # where the file of the write position ends
         self._room = 0  # below this offset blocks are reserved
         self._room_lock = threading.Lock()
-        self._names_changed = False
         self._written: dict[int, OpenFile] = {}  # files with bytes that are not flushed, and the one written to
         self._open = OpenFiles(fs, max_open_files)
         # topic -> (length byte and name, next queue offset by queue id)
@@ -144,20 +143,29 @@ class CommitLog:
             room = self._room
             base = room - room % size
             if base not in self._bases:
-                path = self.path(base)
-                try:
-                    fd = self._fs.create(path, size)
-                except FileExistsError:
-                    fd = self._fs.open(path)
-                self._open.adopt(path, fd)
-                self._bases.append(base)
-                self._names_changed = True
+                self._make_file(base)
             stop = min(room - room % step + step, base + size)
             if stop < until and stop < base + size:
                 stop = min(until, base + size)
             held = self._open.get(self.path(base))
             self._fs.reserve(held.fd, room - base, stop - room)
             self._room = stop
+
+    def _make_file(self, base: int) -> None:
+        """Make the next file. Its name and its size are safe before anything is written to it or to later ones."""
+        path = self.path(base)
+        try:
+            fd = self._fs.create(path, self.file_size)
+        except FileExistsError:
+            fd = self._fs.open(path)
+        held = self._open.adopt(path, fd)
+        try:
+            self._fs.fdatasync(held.fd)
+            self._fs.sync_directory(self.directory)
+        except OSError as error:
+            self.poison(f"{path}: flush failed: {error.strerror or error}")
+            raise
+        self._bases.append(base)
 
     def _make_room(self, until: int) -> None:
         """Room for an append that found too little. StoreFull if there is no space."""
@@ -441,12 +449,6 @@ class CommitLog:
         """Everything below the offset is on disk."""
         for base in [base for base in self._written if base + self.file_size <= offset]:
             del self._written[base]
-
-    def take_new_names(self) -> bool:
-        """Whether the directory has names that power loss could take away; the caller syncs it now."""
-        changed = self._names_changed
-        self._names_changed = False
-        return changed
 
     def detach_first_file(self) -> str:
         """Let the log begin at the second file. Returns the path of the first, which the caller deletes.

@@ -128,8 +128,8 @@ class FaultyFiles(FileSystem):
         self._faults.check("delete")
         self._inner.rmdir(path)
 
-    def makedirs(self, path: StrPath) -> None:
-        self._inner.makedirs(path)
+    def makedirs(self, path: StrPath, *, sync: bool = True) -> None:
+        self._inner.makedirs(path, sync=sync)
 
     def listdir(self, path: StrPath) -> list[str]:
         return self._inner.listdir(path)

@@ -16,6 +16,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from store.errors import StoreLocked
@@ -155,9 +156,19 @@ class FileSystem:
     def rmdir(self, path: StrPath) -> None:
         os.rmdir(path)
 
-    def makedirs(self, path: StrPath) -> None:
-        """Make the directory and its parents; nothing happens if it is there."""
+    def makedirs(self, path: StrPath, *, sync: bool = True) -> None:
+        """Make the directory and its parents; nothing happens if it is there.
+
+        ``sync``: what was made survives power loss. Without it, syncing the parents is the caller's.
+        """
+        name = os.fspath(path)
+        parents: list[str] = []
+        while sync and not os.path.isdir(name):
+            name = os.path.dirname(name) or "."
+            parents.append(name)
         os.makedirs(path, exist_ok=True)
+        for parent in parents:
+            sync_if_allowed(self, parent)
 
     def listdir(self, path: StrPath) -> list[str]:
         """Names in the directory, sorted; an absent directory is an empty one."""
@@ -235,6 +246,12 @@ class FileSystem:
     def unlock(self, path: StrPath, fd: int) -> None:
         _locked_here.discard(os.path.realpath(path))
         os.close(fd)
+
+
+def sync_if_allowed(fs: FileSystem, directory: str) -> None:
+    """Sync a directory that may belong to somebody else, who lets us make names in it but not open it."""
+    with suppress(PermissionError):
+        fs.sync_directory(directory)
 
 
 class OpenFile:
@@ -321,6 +338,12 @@ class DirectoryLock:
             raise StoreLocked(f"{self._path} is held: a broker is already running on this directory")
         self._fd = fd
         if fs.size(fd) == 0:
+            # Nothing was stored here yet. A process before may have made the directory and ended before it was safe.
+            parent = os.path.dirname(os.path.abspath(root))
+            while parent != os.path.dirname(parent):
+                sync_if_allowed(fs, parent)
+                parent = os.path.dirname(parent)
+            sync_if_allowed(fs, parent)
             fs.write_all(fd, b"lock", 0)
 
     def release(self) -> None:

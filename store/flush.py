@@ -4,11 +4,11 @@ Owns ``flushed_offset`` and the rule of group commit: a job takes its target whe
 everything that was appended before, from whichever connection it came.
 
 A job has three parts: ``begin`` and ``finish`` on the thread that appends, ``run`` in any thread. Two jobs may be
-under way at once (a send's and the upkeep's) and end in any order. So each one promises by itself:
-- It syncs the log's directory as long as no finished job did so since a file was made.
-- Their ``run``s exclude each other, and none follows one that failed. A flush that failed is never tried again: the
-  kernel may have dropped the pages, and reports it once only; a second fdatasync would then report success for bytes
-  that are lost. The log is poisoned instead.
+under way at once (a send's and the upkeep's) and end in any order, but their ``run``s exclude each other, and none
+follows one that failed. A flush that failed is never tried again: the kernel may have dropped the pages, and reports
+it once only; a second fdatasync would then report success for bytes that are lost. The log is poisoned instead.
+
+The names of the log's files are no concern here: they are safe before anything is written under them.
 """
 
 from __future__ import annotations
@@ -33,25 +33,21 @@ class _Lane:
 class FlushJob:
     """One flush of the log up to ``target``."""
 
-    __slots__ = ("_directory", "_files", "_fs", "_lane", "_refusal", "done", "names", "target")
+    __slots__ = ("_files", "_fs", "_lane", "_refusal", "done", "target")
 
     def __init__(
         self,
         target: int,
         files: list[OpenFile],
-        directory: str | None,
-        names: int,
         fs: FileSystem,
         lane: _Lane,
         refusal: str | None = None,
     ) -> None:
         self.target = target
-        self.names = names
         self.done = False
         self._lane = lane
         self._refusal = refusal
         self._files = files
-        self._directory = directory
         self._fs = fs
 
     def run(self) -> None:
@@ -63,8 +59,6 @@ class FlushJob:
             try:
                 for file in self._files:
                     self._fs.fdatasync(file.fd)
-                if self._directory is not None:
-                    self._fs.sync_directory(self._directory)
             except OSError as error:
                 self._lane.failure = f"an earlier flush failed: {error.strerror or error}"
                 raise
@@ -79,8 +73,6 @@ class Flusher:
         self._log = log
         self._fs = fs
         self._lane = _Lane()
-        # How often files were made, and up to which of those times their names are safe.
-        self._names = self._safe_names = 0
 
     @property
     def dirty_bytes(self) -> int:
@@ -89,18 +81,14 @@ class Flusher:
     def begin(self) -> FlushJob:
         """A job for everything appended so far (perhaps nothing). After a failure, one that only raises."""
         if self._log.poison_reason is not None:
-            return FlushJob(self.flushed_offset, [], None, 0, self._fs, self._lane, self._log.poison_reason)
+            return FlushJob(self.flushed_offset, [], self._fs, self._lane, self._log.poison_reason)
         target = self._log.end_offset
         files = self._log.dirty_files(self.flushed_offset) if target > self.flushed_offset else []
-        if self._log.take_new_names():
-            self._names += 1
-        directory = self._log.directory if self._names > self._safe_names else None
-        return FlushJob(target, files, directory, self._names, self._fs, self._lane)
+        return FlushJob(target, files, self._fs, self._lane)
 
     def finish(self, job: FlushJob) -> None:
         """The job's ``run`` returned."""
         if not job.done:
             raise ValueError("the flush did not run to its end")
-        self._safe_names = max(self._safe_names, job.names)
         self.flushed_offset = max(self.flushed_offset, job.target)
         self._log.flushed(self.flushed_offset)

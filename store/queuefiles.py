@@ -128,7 +128,7 @@ class QueueFiles:
         """
         for path in paths:
             try:
-                self.fs.makedirs(os.path.dirname(path))
+                self._make_directory(os.path.dirname(path))
                 self.fs.close(self.fs.create(path, self.file_size))
             except FileExistsError:
                 continue
@@ -148,12 +148,17 @@ class QueueFiles:
             if status is not None and status.is_directory:
                 self.made_directories.add(path)
 
+    def _make_directory(self, path: str) -> None:
+        """Below the root names become safe with the next flush, many at once."""
+        self.fs.makedirs(self.root)
+        self.fs.makedirs(path, sync=False)
+
     def _make(self, path: str, blank_until: int) -> None:
         """Make a file, with blanks in front of the place that is about to be written."""
         directory = os.path.dirname(path)
         try:
             if self.fs.stat(directory) is None:
-                self.fs.makedirs(directory)
+                self._make_directory(directory)
                 self.made_directories.update((os.path.dirname(directory), self.root))
             self.made_directories.add(directory)
             fd = self.open.adopt(path, self.fs.create(path, self.file_size)).fd
@@ -211,11 +216,15 @@ class QueueFiles:
         try:
             if self.fs.stat(directory) is not None:
                 self.fs.rmdir(directory)
-            if self.fs.stat(parent) is not None and not self.fs.listdir(parent):
+            self.made_directories.discard(directory)
+            if self.fs.stat(parent) is not None:
+                if self.fs.listdir(parent):
+                    self.made_directories.add(parent)
+                    return
                 self.fs.rmdir(parent)
         except OSError as error:
             raise store_error(error, directory, "delete") from error
-        self.made_directories -= {directory, parent}
+        self.made_directories.discard(parent)
         self.made_directories.add(self.root)
 
     def chunks(self, topic: str, queue_id: int, begin: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -27,7 +27,7 @@ import structlog
 
 from protocol.message import MAGIC_V1, MAGIC_V2, PREFIX_V4
 from store.checkpoint import Checkpoint
-from store.files import FileSystem
+from store.files import FileSystem, sync_if_allowed
 from store.logfiles import LogFiles, find_record_in_files
 from store.scan import CHUNK, FIXED_PARTS, FIXED_V4, SECTOR, Record, Scanner
 
@@ -287,8 +287,9 @@ def apply(verdict: LogVerdict, files: LogFiles, root: str, now_ms: int) -> None:
         repair = path in verdict.short or (path == end_path and path in cut_paths)
         if repair or base + files.file_size > verdict.begin:
             _settle(fs, path, files, verdict.end - base if path == end_path and path in cut_paths else None, repair)
-    if verdict.bases or verdict.empty:
-        fs.sync_directory(files.directory)
+    # Also for names that a process before made and did not live to sync.
+    fs.sync_directory(files.directory)
+    sync_if_allowed(fs, os.path.dirname(files.directory) or ".")
 
 
 def _settle(fs: FileSystem, path: str, files: LogFiles, cut_at: int | None, repair: bool) -> None:

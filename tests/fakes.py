@@ -1,16 +1,36 @@
 """A file system in memory that can lose power, and a clock that stands still.
 
-The model of what a disk may do (after ALICE and LazyFS):
+The model of what a disk may do (after ALICE and LazyFS). It takes POSIX at its word and no file system at its habits:
+
+Contents
 - A write goes to the page cache. Only ``fdatasync`` makes the bytes of a file safe. At the loss of power each
   512-byte sector that was written since keeps its old content or has any of the contents it had since, chosen for
-  each sector on its own: writes are forgotten, torn and reordered.
-- A new name, a rename or a removed name is safe once its directory was synced. Before that, the changes of a
-  directory reach the disk in their order, but any number of the last ones may be missing.
-- The size of a file changes with its metadata: a file whose name is there has the size of its last ``fdatasync``
-  or a later one.
-- A reservation changes nothing that can be seen.
+  each sector on its own: writes are forgotten, torn and reordered, within a page and between pages and files.
+- A sector is written whole or not at all; drives promise that. ``tear_inside_sectors`` takes it away: a page can be
+  changed while the drive reads it out of memory, and then one sector has the begin of one content and the end of the
+  one before.
+- A reservation changes nothing that can be seen: its blocks read as zeros until they are written.
+
+Sizes
+- The size that a file has after ``fdatasync`` is safe. Changes since then (growing by a write or a reservation,
+  cutting, also the size a file is made with) are lost or not, apart from the contents: a cut may come undone with
+  the old bytes behind it, a file may have its name and be empty.
+- The modification time is the one of the last ``fdatasync`` or the newest.
+
+Names
+- A name that is made, renamed or removed, of a file or a directory, is safe once the directory that holds it was
+  synced; neither ``fdatasync`` of the file nor a sync of the directory above does it. So a file is lost with all its
+  bytes when the name of any directory above it is, and an unlink may come undone.
+- Before that the changes of one directory survive in part: any of them may be missing, not only the last ones. But
+  those of one name stay in order, and a rename within a directory happens whole or not at all. A rename into another
+  directory is two changes: the name may be in both, or in neither if only the old directory was synced.
+- When the removal of a directory is safe, nothing comes back of what was in it.
+
+Not in the model: contents that were safe and go bad, an fdatasync that lies, bytes of other files in blocks that
+were never written (ext4 mounted with data=writeback). Failing calls are the business of ``store.faults``.
 
 The file system counts its changes (``steps``); with ``crash_at`` set it loses power in the middle of that change.
+``trace`` sums up what was done in which order: two runs with the same one did the same.
 """
 
 from __future__ import annotations
@@ -18,6 +38,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from zlib import crc32
 
 from store.files import DiskUsage, FileStatus, FileSystem, StrPath
 
@@ -35,8 +56,8 @@ class _Inode:
         self.data = bytearray(size)
         self.safe = bytearray(size)
         self.versions: dict[int, list[bytes]] = {}  # sector -> contents since the last flush, oldest first
-        self.sizes = [size]
-        self.mtime_ns = 0
+        self.sizes = [0, size] if size else [0]
+        self.mtime_ns = self.safe_mtime_ns = 0
 
     def sector(self, number: int) -> bytes:
         return bytes(self.data[number * SECTOR : (number + 1) * SECTOR])
@@ -52,163 +73,239 @@ class _Inode:
         self.safe.extend(bytes(len(self.data) - len(self.safe)))
         self.versions.clear()
         self.sizes = [len(self.data)]
+        self.safe_mtime_ns = self.mtime_ns
 
-    def after_power_loss(self, rng: random.Random, keep: float) -> _Inode:
+    def make_safe(self) -> None:
+        self.safe[:] = self.data
+        self.sizes = [len(self.data)]
+        self.safe_mtime_ns = self.mtime_ns
+
+    def after_power_loss(self, rng: random.Random, keep: float, tear: bool) -> _Inode:
         size = rng.choice(self.sizes)
         survivor = _Inode(size)
         survivor.data[:] = self.safe[:size].ljust(size, b"\0")
         for number, versions in self.versions.items():
             begin = number * SECTOR
             if begin < size and rng.random() < keep:
-                content = rng.choice(versions)[: size - begin]
+                at = rng.randrange(len(versions))
+                content = versions[at]
+                if tear and rng.random() < 0.3:
+                    older = versions[at - 1] if at else bytes(self.safe[begin : begin + SECTOR])
+                    cut = rng.randint(0, len(content))
+                    content = content[:cut] + older[cut:]
+                content = content[: size - begin]
                 survivor.data[begin : begin + len(content)] = content
-        survivor.safe[:] = survivor.data
-        survivor.mtime_ns = self.mtime_ns
+        survivor.mtime_ns = rng.choice((self.safe_mtime_ns, self.mtime_ns))
+        survivor.make_safe()
         return survivor
 
 
+class _Directory:
+    """Names: those that the process sees, those that are safe, and the changes between the two, oldest first."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, _Inode | _Directory] = {}
+        self.safe: dict[str, _Inode | _Directory] = {}
+        self.changes: list[dict[str, _Inode | _Directory | None]] = []
+
+    def apply(self, change: dict[str, _Inode | _Directory | None]) -> None:
+        _apply(self.names, change)
+        self.changes.append(change)
+
+    def sync(self) -> None:
+        self.safe = dict(self.names)
+        self.changes.clear()
+
+    def surviving_names(self, rng: random.Random) -> dict[str, _Inode | _Directory]:
+        names = dict(self.safe)
+        keep = rng.choice((0.0, 0.5, 0.9, 1.0))
+        lost: set[str] = set()
+        for change in self.changes:
+            if lost.isdisjoint(change) and rng.random() < keep:
+                _apply(names, change)
+            else:
+                lost.update(change)
+        return names
+
+
+def _apply(names: dict[str, _Inode | _Directory], change: dict[str, _Inode | _Directory | None]) -> None:
+    for name, node in change.items():
+        if node is None:
+            names.pop(name, None)
+        else:
+            names[name] = node
+
+
 class PowerLossFiles(FileSystem):
-    """Directories and files in memory. Paths are plain strings; there is no working directory."""
+    """Directories and files in memory. Paths are absolute and in plain form; there is no working directory."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
-        self._names: dict[str, _Inode] = {}
-        self._directories: set[str] = {"/"}
-        # Changes of names that are not safe yet, oldest first: (directory, name, inode or None)
-        self._name_changes: list[tuple[str, str, _Inode | None]] = []
-        self._safe_names: dict[str, _Inode] = {}
-        self._fds: dict[int, _Inode] = {}
+        self._directories: dict[str, _Directory] = {"/": _Directory()}
+        self._fds: dict[int, tuple[_Inode, bool]] = {}  # with: only for reading
         self._next_fd = 1000
         self._locks: set[str] = set()
         self._clock_ns = 0
         self.capacity = capacity
+        self.tear_inside_sectors = False
         self.steps = 0
+        self.trace = 0
         self.crash_at: int | None = None
         self.rng = random.Random(0)
 
     # --- the model -----------------------------------------------------------------------------------
 
-    def _step(self) -> bool:
+    def _step(self, *what: object) -> bool:
         """Count a change. True: the power fails in the middle of it."""
         self.steps += 1
+        self.trace = crc32(repr(what).encode(), self.trace)
         return self.crash_at is not None and self.steps >= self.crash_at
 
     def lose_power(self, rng: random.Random) -> PowerLossFiles:
         """The disk as the next start finds it."""
         keep = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
-        after = PowerLossFiles(capacity=self.capacity)
-        after._directories = set(self._directories)
-        after._clock_ns = self._clock_ns
-        names = dict(self._safe_names)
-        unsafe: dict[str, list[tuple[str, _Inode | None]]] = {}
-        for directory, name, inode in self._name_changes:
-            unsafe.setdefault(directory, []).append((name, inode))
-        for changes in unsafe.values():
-            for name, inode in changes[: rng.randint(0, len(changes))]:
-                if inode is None:
-                    names.pop(name, None)
-                else:
-                    names[name] = inode
-        survivors = {id(inode): inode.after_power_loss(rng, keep) for inode in names.values()}
-        after._names = {name: survivors[id(inode)] for name, inode in names.items()}
-        after._safe_names = dict(after._names)
-        for name in after._names:
-            after.makedirs(os.path.dirname(name))  # a directory is not gone before what is in it
+        after = self._successor()
+        survivors: dict[int, _Inode] = {}  # one file may have two names
+
+        def survive(path: str, directory: _Directory) -> _Directory:
+            twin = after._directories[path] = _Directory()
+            for name, node in directory.surviving_names(rng).items():
+                if isinstance(node, _Directory):
+                    twin.names[name] = survive(os.path.join(path, name), node)
+                    continue
+                if id(node) not in survivors:
+                    survivors[id(node)] = node.after_power_loss(rng, keep, self.tear_inside_sectors)
+                twin.names[name] = survivors[id(node)]
+            twin.sync()
+            return twin
+
+        survive("/", self._directories["/"])
         return after
 
     def copy(self) -> PowerLossFiles:
         """Another disk with the same files, all of it safe."""
+        after = self._successor()
+
+        def take_over(path: str, directory: _Directory) -> _Directory:
+            twin = after._directories[path] = _Directory()
+            for name, node in directory.names.items():
+                if isinstance(node, _Directory):
+                    twin.names[name] = take_over(os.path.join(path, name), node)
+                else:
+                    copied = twin.names[name] = _Inode(0)
+                    copied.data[:] = node.data
+                    copied.mtime_ns = node.mtime_ns
+                    copied.make_safe()
+            twin.sync()
+            return twin
+
+        take_over("/", self._directories["/"])
+        return after
+
+    def kill(self) -> PowerLossFiles:
+        """The disk as the next process finds it when only this one ended."""
+        after = self._successor()
+        after._directories = self._directories
+        after.rng = self.rng
+        return after
+
+    def _successor(self) -> PowerLossFiles:
         after = PowerLossFiles(capacity=self.capacity)
-        after._directories = set(self._directories)
+        after.tear_inside_sectors = self.tear_inside_sectors
         after._clock_ns = self._clock_ns
-        for name, inode in self._names.items():
-            twin = after._names[name] = after._safe_names[name] = _Inode(0)
-            twin.data[:] = twin.safe[:] = inode.data
-            twin.sizes, twin.mtime_ns = [len(inode.data)], inode.mtime_ns
+        after.trace = self.trace
         return after
 
     def contents(self, path: str) -> bytearray:
         """The bytes of a file, to be changed behind the store's back."""
-        return self._names[path].data
+        return self._file(path).data
 
-    def kill(self) -> PowerLossFiles:
-        """The disk as the next process finds it when only this one ended."""
-        after = PowerLossFiles(capacity=self.capacity)
-        after._directories = self._directories
-        after._names = self._names
-        after._name_changes = self._name_changes
-        after._safe_names = self._safe_names
-        after._clock_ns = self._clock_ns
-        after.rng = self.rng
-        return after
+    def _node(self, name: str) -> _Inode | _Directory | None:
+        if name in self._directories:
+            return self._directories[name]
+        parent = self._directories.get(os.path.dirname(name))
+        return None if parent is None else parent.names.get(os.path.basename(name))
 
-    def _change_name(self, path: str, inode: _Inode | None) -> None:
-        if inode is None:
-            self._names.pop(path, None)
-        else:
-            self._names[path] = inode
-        self._name_changes.append((os.path.dirname(path), path, inode))
+    def _file(self, name: str) -> _Inode:
+        node = self._node(name)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", name)
+        if isinstance(node, _Directory):
+            raise IsADirectoryError(errno.EISDIR, "is a directory", name)
+        return node
+
+    def _parent(self, name: str) -> _Directory:
+        parent = os.path.dirname(name)
+        if parent in self._directories:
+            return self._directories[parent]
+        if isinstance(self._node(parent), _Inode):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", name)
+        raise FileNotFoundError(errno.ENOENT, "no such directory", name)
+
+    def _change(self, name: str, node: _Inode | _Directory | None) -> None:
+        self._parent(name).apply({os.path.basename(name): node})
 
     def _tick(self, inode: _Inode) -> None:
         self._clock_ns += 1
         inode.mtime_ns = self._clock_ns
 
     def _used(self) -> int:
-        return sum(sum(len(sector) for sector in _written(inode)) for inode in set(self._names.values()))
+        nodes = [node for directory in self._directories.values() for node in directory.names.values()]
+        return sum(_written(node) for node in nodes if isinstance(node, _Inode))
 
     # --- the calls -----------------------------------------------------------------------------------
 
     def open(self, path: StrPath, *, create: bool = False, readonly: bool = False) -> int:
         name = os.fspath(path)
-        inode = self._names.get(name)
-        if inode is None:
-            if not create:
-                raise FileNotFoundError(errno.ENOENT, "no such file", name)
-            self._require_directory(name)
-            if self._step():
-                raise PowerLost
-            inode = _Inode(0)
-            self._tick(inode)
-            self._change_name(name, inode)
-        return self._give_fd(inode)
+        if create and self._node(name) is None:
+            return self._make(name, 0, readonly)
+        return self._give_fd(self._file(name), readonly)
 
     def create(self, path: StrPath, size: int) -> int:
         name = os.fspath(path)
-        if name in self._names:
+        if self._node(name) is not None:
             raise FileExistsError(errno.EEXIST, "file exists", name)
-        self._require_directory(name)
-        if self._step():
+        return self._make(name, size, False)
+
+    def _make(self, name: str, size: int, readonly: bool) -> int:
+        self._parent(name)
+        if self._step("create", name, size):
             raise PowerLost
         inode = _Inode(size)
         self._tick(inode)
-        self._change_name(name, inode)
-        return self._give_fd(inode)
+        self._change(name, inode)
+        return self._give_fd(inode, readonly)
 
-    def _require_directory(self, name: str) -> None:
-        if os.path.dirname(name) not in self._directories:
-            raise FileNotFoundError(errno.ENOENT, "no such directory", name)
-
-    def _give_fd(self, inode: _Inode) -> int:
+    def _give_fd(self, inode: _Inode, readonly: bool) -> int:
         self._next_fd += 1
-        self._fds[self._next_fd] = inode
+        self._fds[self._next_fd] = inode, readonly
         return self._next_fd
+
+    def _writable(self, fd: int) -> _Inode:
+        inode, readonly = self._fds[fd]
+        if readonly:
+            raise OSError(errno.EBADF, "opened for reading only")
+        return inode
 
     def close(self, fd: int) -> None:
         self._fds.pop(fd, None)
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        return bytes(self._fds[fd].data[offset : offset + length])
+        return bytes(self._fds[fd][0].data[offset : offset + length])
 
     def pread_cached(self, fd: int, length: int, offset: int) -> bytes | bytearray | None:
         return self.pread(fd, length, offset)
 
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
-        inode = self._fds[fd]
-        lost = self._step()
+        inode = self._writable(fd)
         content = bytes(data)
+        lost = self._step("write", offset, content)
         if lost:
-            # The kernel copies page by page under the page's lock: a cut inside a sector does not happen.
+            # How far the copying into the page cache came. Where a page stands half copied, the drive gets it only
+            # with sectors that tear; the copying is done under the page's lock otherwise.
             cut = offset + self.rng.randint(0, len(content))
-            content = content[: max(0, cut - cut % SECTOR - offset)] if cut < offset + len(content) else content
+            if not self.tear_inside_sectors and cut < offset + len(content):
+                cut = max(offset, cut - cut % SECTOR)
+            content = content[: cut - offset]
         if self.capacity is not None and self._used() + len(content) > self.capacity:
             raise OSError(errno.ENOSPC, "no space left on device")
         end = offset + len(content)
@@ -223,22 +320,23 @@ class PowerLossFiles(FileSystem):
         return len(content)
 
     def fdatasync(self, fd: int) -> None:
-        if self._step():
+        inode = self._fds[fd][0]
+        if self._step("fdatasync", sorted(inode.versions)):
             raise PowerLost
-        self._fds[fd].flush()
+        inode.flush()
 
     def reserve(self, fd: int, offset: int, length: int) -> None:
-        if self._step():
+        inode = self._writable(fd)
+        if self._step("reserve", offset, length):
             raise PowerLost
-        inode = self._fds[fd]
         if offset + length > len(inode.data):
             inode.data.extend(bytes(offset + length - len(inode.data)))
             inode.sizes.append(offset + length)
 
     def truncate(self, fd: int, size: int) -> None:
-        if self._step():
+        inode = self._writable(fd)
+        if self._step("truncate", size):
             raise PowerLost
-        inode = self._fds[fd]
         before = len(inode.data)
         del inode.data[size:]
         inode.data.extend(bytes(size - len(inode.data)))
@@ -247,77 +345,77 @@ class PowerLossFiles(FileSystem):
         self._tick(inode)
 
     def rename(self, source: StrPath, target: StrPath) -> None:
-        if self._step():
-            raise PowerLost
         old, new = os.fspath(source), os.fspath(target)
-        inode = self._names.get(old)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, "no such file", old)
-        self._change_name(new, inode)
-        self._change_name(old, None)
+        inode = self._file(old)
+        before, after = self._parent(old), self._parent(new)
+        if self._step("rename", old, new):
+            raise PowerLost
+        if before is after:
+            before.apply({os.path.basename(new): inode, os.path.basename(old): None})
+        else:
+            self._change(new, inode)
+            self._change(old, None)
 
     def unlink(self, path: StrPath) -> None:
         name = os.fspath(path)
-        if name not in self._names:
-            raise FileNotFoundError(errno.ENOENT, "no such file", name)
-        if self._step():
+        self._file(name)
+        if self._step("unlink", name):
             raise PowerLost
-        self._change_name(name, None)
+        self._change(name, None)
 
     def rmdir(self, path: StrPath) -> None:
         name = os.fspath(path)
         if self.listdir(name):
             raise OSError(errno.ENOTEMPTY, "directory not empty", name)
-        self._directories.discard(name)
-        # Once the parent is synced the directory is gone, and what was removed from it with it.
-        parent = os.path.dirname(name)
-        self._name_changes = [
-            (parent if directory == name else directory, entry, inode)
-            for directory, entry, inode in self._name_changes
-        ]
+        if self._step("rmdir", name):
+            raise PowerLost
+        self._change(name, None)
+        del self._directories[name]
 
-    def makedirs(self, path: StrPath) -> None:
-        name = os.fspath(path)
-        while name not in self._directories:
-            self._directories.add(name)
-            name = os.path.dirname(name)
-
-    def listdir(self, path: StrPath) -> list[str]:
-        name = os.fspath(path)
-        if name in self._names:
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", name)
-        entries = [*self._names, *self._directories]
-        return sorted({os.path.basename(entry) for entry in entries if os.path.dirname(entry) == name != entry})
-
-    def stat(self, path: StrPath) -> FileStatus | None:
+    def makedirs(self, path: StrPath, *, sync: bool = True) -> None:
         name = os.fspath(path)
         if name in self._directories:
+            return
+        if self._node(name) is not None:
+            raise FileExistsError(errno.EEXIST, "file exists", name)
+        parent = os.path.dirname(name)
+        self.makedirs(parent, sync=sync)
+        if self._step("mkdir", name):
+            raise PowerLost
+        directory = _Directory()
+        self._change(name, directory)
+        self._directories[name] = directory
+        if sync:
+            self.sync_directory(parent)
+
+    def listdir(self, path: StrPath) -> list[str]:
+        node = self._node(os.fspath(path))
+        if isinstance(node, _Inode):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+        return [] if node is None else sorted(node.names)
+
+    def stat(self, path: StrPath) -> FileStatus | None:
+        node = self._node(os.fspath(path))
+        if isinstance(node, _Directory):
             return FileStatus(0, 0, True)
-        inode = self._names.get(name)
-        return None if inode is None else FileStatus(len(inode.data), inode.mtime_ns, False)
+        return None if node is None else FileStatus(len(node.data), node.mtime_ns, False)
 
     def size(self, fd: int) -> int:
-        return len(self._fds[fd].data)
+        return len(self._fds[fd][0].data)
 
     def next_data(self, fd: int, offset: int) -> int | None:
-        return offset if offset < len(self._fds[fd].data) else None
+        return offset if offset < self.size(fd) else None
 
     def set_mtime(self, path: StrPath, mtime_ns: int) -> None:
-        self._names[os.fspath(path)].mtime_ns = mtime_ns
+        self._file(os.fspath(path)).mtime_ns = mtime_ns
 
     def sync_directory(self, path: StrPath) -> None:
-        if self._step():
-            raise PowerLost
         name = os.fspath(path)
-        kept: list[tuple[str, str, _Inode | None]] = []
-        for directory, entry, inode in self._name_changes:
-            if directory != name:
-                kept.append((directory, entry, inode))
-            elif inode is None:
-                self._safe_names.pop(entry, None)
-            else:
-                self._safe_names[entry] = inode
-        self._name_changes = kept
+        if name not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, "no such directory", name)
+        if self._step("sync", name):
+            raise PowerLost
+        self._directories[name].sync()
 
     def usage(self, path: StrPath) -> DiskUsage:
         used = self._used()
@@ -339,9 +437,11 @@ class PowerLossFiles(FileSystem):
         self.close(fd)
 
 
-def _written(inode: _Inode) -> list[bytes]:
+def _written(inode: _Inode) -> int:
+    """Bytes in sectors that are not zero."""
     data = bytes(inode.data)
-    return [data[at : at + SECTOR] for at in range(0, len(data), SECTOR) if any(data[at : at + SECTOR])]
+    sectors = (data[at : at + SECTOR] for at in range(0, len(data), SECTOR))
+    return sum(len(sector) for sector in sectors if any(sector))
 
 
 class Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 import structlog
 
+from store.cleaning import Cleaner
+from store.commitlog import CommitLog
+from store.consumequeue import ConsumeQueues
 from store.engine import GetStatus, MessageStore
 from store.errors import StoreFull
 from store.files import DiskUsage, FileSystem, StrPath
 from store.manifest import load as load_manifest
-from tests.fakes import Clock
-from tests.store.making import SYNC, bodies, drain, flush, maintain, message, open_store
+from tests.fakes import Clock, PowerLossFiles, PowerLost
+from tests.store.making import SYNC, bodies, drain, flush, maintain, message, open_store, options
 
 HOUR_MS = 3_600_000
 NEVER = "00;01;02;03;04;05;06;07;08;09;10;11;12;13;14;15;16;17;18;19;20;21;22;23"
@@ -250,3 +254,22 @@ def test_messages_on_their_way_survive_the_removal_of_queues(tmp_path: Path, dis
     assert bodies(store) == [b"one", b"two"]
     assert bodies(store, queue_id=1)[-2:] == [b"one", b"two"]
     store.close()
+
+
+def test_a_loss_of_power_leaves_no_hole_in_the_log() -> None:
+    """Removed files may come back, but only together with all that follow them."""
+    disk = PowerLossFiles()
+    disk.makedirs("/log")
+    log = CommitLog("/log", 4096, disk, first_queue_offset=lambda topic, queue_id: 0)
+    for _ in range(200):
+        log.append([message(b"x" * 80)], 1)
+    there = disk.listdir("/log")
+    disk.sync_directory("/log")
+    cleaner = Cleaner(options("/"), log, ConsumeQueues("/q", 400, disk), None, disk)
+    paths = [log.detach_first_file() for _ in range(4)]
+    disk.crash_at = disk.steps + 6
+    with pytest.raises(PowerLost):
+        cleaner.remove(paths)
+    for seed in range(30):
+        left = disk.lose_power(random.Random(seed)).listdir("/log")
+        assert left == there[-len(left) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from store.commitlog import BLANK_ROOM, CommitLog
 from store.errors import MessageIllegal, OffsetOutOfRange, StoreFull, StorePoisoned
 from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem
+from tests.fakes import PowerLossFiles
 from tests.store.making import message
 
 SIZE = 4096
@@ -340,7 +342,7 @@ def test_the_first_file_can_go(tmp_path: Path) -> None:
 
 
 def test_dirty_files(tmp_path: Path) -> None:
-    """Exactly the files with bytes at or above an offset, and new names once."""
+    """Exactly the files with bytes at or above an offset."""
     log = make(tmp_path)
     for _ in range(3):
         log.append([of_size(3000)], 1)
@@ -348,8 +350,31 @@ def test_dirty_files(tmp_path: Path) -> None:
     assert len(log.dirty_files(SIZE - 1)) == 3
     assert len(log.dirty_files(SIZE)) == 2
     assert len(log.dirty_files(log.end_offset)) == 1
-    assert log.take_new_names()
-    assert not log.take_new_names()
+
+
+def test_a_new_file_is_safe_before_it_is_used() -> None:
+    """Its name and its size survive power loss, so that no later file can be there without it."""
+    disk = PowerLossFiles()
+    disk.makedirs("/log")
+    log = CommitLog("/log", SIZE, disk, first_queue_offset=lambda topic, queue_id: 0)
+    for _ in range(3):
+        log.append([of_size(3000)], 1)
+    log.reserve_ahead()
+    for seed in range(30):
+        after = disk.lose_power(random.Random(seed))
+        names = after.listdir("/log")
+        assert names == disk.listdir("/log")
+        assert {after.stat(f"/log/{name}").size for name in names} == {SIZE}  # type: ignore[union-attr]
+
+
+def test_a_new_file_whose_name_cannot_be_made_safe(disk: Disk) -> None:
+    """It is a failed flush: nothing is written, and no second try is believed."""
+    disk.append(3500)
+    disk.faults.arm("flush")
+    with pytest.raises(StoreFull, match="injected"):
+        disk.append(3500)
+    with pytest.raises(StorePoisoned, match="flush failed"):
+        disk.append(3500)
 
 
 def test_too_many_open_files_refuses_and_recovers(disk: Disk) -> None:

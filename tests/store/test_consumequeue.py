@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import struct
 import tempfile
 import tracemalloc
@@ -20,6 +21,7 @@ from store.files import FileSystem
 from store.layouts import QUEUE_UNIT
 from store.queue import Unit
 from store.queuefiles import BLANK_SIZE, BLANK_UNIT, UNIT, UNIT_SIZE
+from tests.fakes import PowerLossFiles
 
 FILE_UNITS = 10
 FILE_SIZE = FILE_UNITS * UNIT_SIZE
@@ -999,3 +1001,22 @@ class QueueModel(RuleBasedStateMachine):
 
 TestQueueModel = QueueModel.TestCase
 TestQueueModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_removing_a_queue_forgets_no_name_of_the_topic() -> None:
+    """Another queue of the topic was made just before: its directory's name is still to be made safe."""
+    disk = PowerLossFiles()
+    disk.makedirs("/s")
+    queues = ConsumeQueues("/s/consumequeue", 400, disk)
+    for queue_id in (0, 1):
+        queues.put("T", queue_id, 0, 100 * queue_id, 100, 0)
+    queues.write_pending()
+    queue = queues.queue("T", 0)
+    assert queue is not None
+    queues.delete_queue(queue)
+    queues.flush()
+    assert queues.safe_physical_offset(200) == 200
+    for seed in range(30):
+        after = disk.lose_power(random.Random(seed))
+        assert after.listdir("/s/consumequeue/T") == ["1"]
+        assert after.listdir("/s/consumequeue/T/1") == [f"{0:020d}"]
