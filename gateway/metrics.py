@@ -66,6 +66,7 @@ class Metrics:
         # [messages, bytes, one count per bucket …]
         self._sizes = [0] * (len(SIZE_BOUNDS_BYTES) + 3)
         self._to_dead_letters: dict[tuple[str, str], list[int]] = {}
+        self._transactions: dict[str, list[int]] = {}  # [committed, rolled back] by topic
         self._registry: CollectorRegistry | None = None
 
     # ---- counting
@@ -102,6 +103,13 @@ class Metrics:
             row = _new_row(self._to_dead_letters, (topic, group), (OVERFLOW, OVERFLOW))
         row[0] += 1
 
+    def transaction_ended(self, topic: str, *, is_commit: bool) -> None:
+        """A half message of `topic` was committed or rolled back."""
+        row = self._transactions.get(topic)
+        if row is None:
+            row = _new_row(self._transactions, topic, OVERFLOW)
+        row[0 if is_commit else 1] += 1
+
     def request_done(
         self, code: int, response_code: int, seconds: float, count: int = 1, *, long_polling: bool = False
     ) -> None:
@@ -125,6 +133,7 @@ class Metrics:
         """These topics were deleted: their series end."""
         for topic in topics:
             self._stored.pop(topic, None)
+            self._transactions.pop(topic, None)
         for rows in (self._delivered, self._to_dead_letters):
             for key in [key for key in rows if key[0] in topics]:
                 del rows[key]
@@ -160,6 +169,7 @@ class Metrics:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         yield from self._traffic()
+        yield from self._ended_transactions()
         if self._sizes[0]:
             yield self._size_histogram()
         if self._requests:
@@ -212,6 +222,18 @@ class Metrics:
         yield messages
         yield volume
         yield given_up
+
+    def _ended_transactions(self) -> "Iterator[Metric]":
+        from prometheus_client.core import CounterMetricFamily
+
+        for column, name, verb in ((0, "commit", "committed"), (1, "rollback", "rolled back")):
+            family = CounterMetricFamily(
+                f"rocketmq_{name}_messages_total", f"Half messages {verb}.", labels=[*self._node, "topic"]
+            )
+            for topic, row in self._transactions.items():
+                if row[column]:
+                    family.add_metric([*self._node.values(), topic], row[column])
+            yield family
 
     def _size_histogram(self) -> "Metric":
         from prometheus_client.core import HistogramMetricFamily

@@ -27,6 +27,18 @@ def register_gauges(metrics: Metrics, broker: Broker) -> None:
         (),
         lambda: _one(broker.connections.unsent_bytes),
     )
+    native(
+        "rocketmq_connections_incomplete_bytes",
+        "Bytes of large requests that have not arrived completely.",
+        (),
+        lambda: _one(broker.connections.budgets.frames.held_bytes),
+    )
+    native(
+        "rocketmq_requests_waiting",
+        "Requests that wait for a flush, a slave or the disk.",
+        (),
+        lambda: _one(broker.connections.budgets.waiting),
+    )
     native("rocketmq_parked_pulls", "Pulls that wait for a message.", (), lambda: _one(len(broker.pulls)))
     native(
         "rocketmq_consumer_connections", "Connections of consumers.", ("consumer_group",), lambda: _consumers(broker)
@@ -54,6 +66,7 @@ def register_gauges(metrics: Metrics, broker: Broker) -> None:
     )
     native("rocketmq_storage_writable", "1 while the store takes messages.", (), lambda: _one(broker.store.writable[0]))
     if broker.store_options.broker_role is not BrokerRole.SLAVE:
+        native("rocketmq_half_messages", "Half messages without a decision.", (), lambda: _one(_undecided(broker)))
         _register_offsets(metrics, broker)
 
 
@@ -91,6 +104,11 @@ def _one(value: float) -> list[Row]:
 
 def _permission(broker: Broker) -> int:
     return broker.options.broker_permission
+
+
+def _undecided(broker: Broker) -> int:
+    halves = broker.half_messages
+    return max(broker.store.max_offset(names.HALF_TOPIC, 0) - halves.progress - len(halves), 0)
 
 
 def _consumers(broker: Broker) -> Iterator[Row]:

@@ -38,8 +38,6 @@ class HalfMessages:
     def __init__(self, progress: int = 0, op_progress: int = 0) -> None:
         self.progress = progress
         self.op_progress = op_progress
-        self.commits = 0
-        self.rollbacks = 0
         self._decided: set[int] = set()  # those that are not behind `progress`
         self._ops: dict[int, tuple[int, ...]] = {}  # op queue offset → the half messages it is about
         self._recent: dict[int, None] = {}  # the last that were decided, wherever `progress` is

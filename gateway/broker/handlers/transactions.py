@@ -88,10 +88,7 @@ def _end(broker: Broker, header: EndTransaction, record: StoredMessage | None) -
     except StoreError as error:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"SERVICE_NOT_AVAILABLE: {error}") from None
     halves.decided(op_message.queue_offset, [int(op_message.body)])
-    if is_commit:
-        halves.commits += 1
-    else:
-        halves.rollbacks += 1
+    broker.metrics.transaction_ended(properties.get("REAL_TOPIC", ""), is_commit=is_commit)
 
 
 def _committed(broker: Broker, record: StoredMessage, properties: dict[str, str]) -> NewMessage:

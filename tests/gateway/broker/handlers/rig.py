@@ -41,6 +41,8 @@ class FakeConnection:
             for command in self._decoder.receive(buffer):
                 self._send.send_nowait(command)
 
+    post_now = post
+
     def notify(self, command: Command) -> None:
         self.notices.append(command)
 
@@ -142,3 +144,13 @@ def small_options(root: Path, **values: Any) -> StoreOptions:
 
 def options(**values: Any) -> BrokerOptions:
     return BrokerOptions(**({"broker_name": "broker-a", "broker_ip1": "10.0.0.1", "broker_ip2": "10.0.0.1"} | values))
+
+
+def samples(rig: Rig, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """The series of a metric as Prometheus would get them now, by the values of some of their labels."""
+    return {
+        tuple(sample.labels[label] for label in labels): sample.value
+        for family in rig.broker.metrics.collect()
+        for sample in family.samples
+        if sample.name == name
+    }

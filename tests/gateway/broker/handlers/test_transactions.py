@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from gateway.broker.delivery import Delivery
+from gateway.broker.gauges import register_gauges
 from gateway.broker.names import HALF_TOPIC, OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
@@ -18,7 +19,7 @@ from protocol.requests.transactions import EndTransaction, ResumeCheckHalfMessag
 from store.errors import ColdRead, StoreFull
 from store.options import BrokerRole, FlushDiskType
 from tests.gateway.broker.golden import VERSIONS, golden_records
-from tests.gateway.broker.handlers.rig import Rig
+from tests.gateway.broker.handlers.rig import Rig, samples
 from tests.gateway.broker.producing import bodies, send, sent, stored
 
 Make = Callable[..., Rig]
@@ -63,7 +64,7 @@ async def test_a_half_message_is_seen_when_it_is_committed(rig: Rig) -> None:
     assert len(rig.broker.store.query_keys("T", "k", 10, 0, 1 << 60).records) == 1
     (op,) = stored(rig, OP_HALF_TOPIC)
     assert (op.body, op.properties["TAGS"]) == (b"0", "d")
-    assert (rig.broker.half_messages.progress, rig.broker.half_messages.commits) == (1, 1)
+    assert rig.broker.half_messages.progress == 1
 
 
 async def test_a_half_message_that_is_rolled_back_is_never_seen(rig: Rig) -> None:
@@ -71,7 +72,25 @@ async def test_a_half_message_that_is_rolled_back_is_never_seen(rig: Rig) -> Non
     assert (await end(rig, reply, ROLLBACK)).code == ResponseCode.SUCCESS
     assert bodies(rig) == []
     assert bodies(rig, OP_HALF_TOPIC) == [b"0"]
-    assert (rig.broker.half_messages.progress, rig.broker.half_messages.rollbacks) == (1, 1)
+    assert rig.broker.half_messages.progress == 1
+
+
+async def test_ends_are_counted_by_topic_and_undecided_ones_together(rig: Rig) -> None:
+    register_gauges(rig.broker.metrics, rig.broker)
+    replies = [await half(rig, topic="A"), await half(rig, topic="A"), await half(rig, topic="B")]
+    replies += [await half(rig, topic="B"), await half(rig, topic="B")]
+    assert samples(rig, "rocketmq_half_messages") == {(): 5}
+    await end(rig, replies[1], COMMIT)
+    await end(rig, replies[1], COMMIT)
+    await end(rig, replies[2], ROLLBACK)
+    await end(rig, replies[3], COMMIT)
+    assert samples(rig, "rocketmq_commit_messages_total", "topic") == {("A",): 1, ("B",): 1}
+    assert samples(rig, "rocketmq_rollback_messages_total", "topic") == {("B",): 1}
+    assert samples(rig, "rocketmq_half_messages") == {(): 2}
+    await end(rig, replies[0], ROLLBACK)
+    assert samples(rig, "rocketmq_half_messages") == {(): 1}
+    rig.broker.metrics.forget_topics({"B"})
+    assert samples(rig, "rocketmq_commit_messages_total", "topic") == {("A",): 1}
 
 
 async def test_not_knowing_yet_changes_nothing(rig: Rig) -> None:
