@@ -58,14 +58,17 @@ class Metrics:
     def __init__(self, node: Mapping[str, str] | None = None) -> None:
         self._node = dict(node or {})
         self._sources: list[_Source] = []
-        # [messages, bytes] by topic, and by (topic, group)
-        self._stored: dict[str, list[int]] = {}
-        self._delivered: dict[tuple[str, str], list[int]] = {}
+        self.stored: dict[str, list[int]] = {}
+        """[messages, bytes] by topic. Whoever reads these tables leaves them as they are."""
+        self.delivered: dict[tuple[str, str], list[int]] = {}
+        """[messages, bytes, pulls] by topic and group."""
+        self.sent_back: dict[tuple[str, str], list[int]] = {}
+        """[messages] that a group could not consume, by topic and group."""
         # [requests, milliseconds, one count per bucket …] by request code << 17 | response code << 1 | long polling
         self._requests: dict[int, list[float]] = {}
         # [messages, bytes, one count per bucket …]
         self._sizes = [0] * (len(SIZE_BOUNDS_BYTES) + 3)
-        self._to_dead_letters: dict[tuple[str, str], list[int]] = {}
+        self._to_dead_letters: dict[tuple[str, str], list[int]] = {}  # [messages]
         self._transactions: dict[str, list[int]] = {}  # [committed, rolled back] by topic
         self._registry: CollectorRegistry | None = None
 
@@ -73,14 +76,14 @@ class Metrics:
 
     def messages_stored(self, messages: "Iterable[NewMessage]") -> int:
         """These messages are in the log (their `size` is set). Returns their bytes together."""
-        stored, sizes = self._stored, self._sizes
+        stored, sizes = self.stored, self._sizes
         before = sizes[1]
         for message in messages:
             size = message.size
             try:
                 row = stored[message.topic]
             except KeyError:
-                row = _new_row(stored, message.topic, OVERFLOW)
+                row = _new_row(stored, message.topic, OVERFLOW, 2)
             row[0] += 1
             row[1] += size
             sizes[0] += 1
@@ -90,24 +93,32 @@ class Metrics:
 
     def messages_delivered(self, topic: str, group: str, count: int, size: int) -> None:
         """One pull answer carries `count` messages of `size` bytes together."""
-        row = self._delivered.get((topic, group))
+        row = self.delivered.get((topic, group))
         if row is None:
-            row = _new_row(self._delivered, (topic, group), (OVERFLOW, OVERFLOW))
+            row = _new_row(self.delivered, (topic, group), (OVERFLOW, OVERFLOW), 3)
         row[0] += count
         row[1] += size
+        row[2] += 1
 
     def sent_to_dead_letters(self, topic: str, group: str) -> None:
         """A message of `topic` was given up for this group."""
         row = self._to_dead_letters.get((topic, group))
         if row is None:
-            row = _new_row(self._to_dead_letters, (topic, group), (OVERFLOW, OVERFLOW))
+            row = _new_row(self._to_dead_letters, (topic, group), (OVERFLOW, OVERFLOW), 1)
+        row[0] += 1
+
+    def message_sent_back(self, topic: str, group: str) -> None:
+        """The group could not consume a message of `topic`, which comes again later or was given up."""
+        row = self.sent_back.get((topic, group))
+        if row is None:
+            row = _new_row(self.sent_back, (topic, group), (OVERFLOW, OVERFLOW), 1)
         row[0] += 1
 
     def transaction_ended(self, topic: str, *, is_commit: bool) -> None:
         """A half message of `topic` was committed or rolled back."""
         row = self._transactions.get(topic)
         if row is None:
-            row = _new_row(self._transactions, topic, OVERFLOW)
+            row = _new_row(self._transactions, topic, OVERFLOW, 2)
         row[0 if is_commit else 1] += 1
 
     def request_done(
@@ -132,15 +143,15 @@ class Metrics:
     def forget_topics(self, topics: Set[str]) -> None:
         """These topics were deleted: their series end."""
         for topic in topics:
-            self._stored.pop(topic, None)
+            self.stored.pop(topic, None)
             self._transactions.pop(topic, None)
-        for rows in (self._delivered, self._to_dead_letters):
+        for rows in (self.delivered, self.sent_back, self._to_dead_letters):
             for key in [key for key in rows if key[0] in topics]:
                 del rows[key]
 
     def forget_group(self, group: str) -> None:
         """The group was deleted: its series end."""
-        for rows in (self._delivered, self._to_dead_letters):
+        for rows in (self.delivered, self.sent_back, self._to_dead_letters):
             for key in [key for key in rows if key[1] == group]:
                 del rows[key]
 
@@ -202,7 +213,7 @@ class Metrics:
         labels = [*node, "topic", "message_type", "is_system"]
         messages = CounterMetricFamily("rocketmq_messages_in_total", "Messages stored.", labels=labels)
         volume = CounterMetricFamily("rocketmq_throughput_in_total", "Bytes of stored messages.", labels=labels)
-        for topic, (count, size) in self._stored.items():
+        for topic, (count, size) in self.stored.items():
             values = [*node_values, topic, _MESSAGE_TYPES.get(topic, "normal"), _truth(is_system_topic(topic))]
             messages.add_metric(values, count)
             volume.add_metric(values, size)
@@ -213,11 +224,11 @@ class Metrics:
         messages = CounterMetricFamily("rocketmq_messages_out_total", "Messages handed to consumers.", labels=labels)
         volume = CounterMetricFamily("rocketmq_throughput_out_total", "Bytes handed to consumers.", labels=labels)
         given_up = CounterMetricFamily("rocketmq_send_to_dlq_messages_total", "Messages given up.", labels=labels)
-        for (topic, group), (count, size) in self._delivered.items():
+        for (topic, group), (count, size, _) in self.delivered.items():
             values = [*node_values, topic, group, *_consumption(topic, group)]
             messages.add_metric(values, count)
             volume.add_metric(values, size)
-        for (topic, group), (count, _) in self._to_dead_letters.items():
+        for (topic, group), (count,) in self._to_dead_letters.items():
             given_up.add_metric([*node_values, topic, group, *_consumption(topic, group)], count)
         yield messages
         yield volume
@@ -271,8 +282,8 @@ class _OneFamily(NamedTuple):
         return [self.family]
 
 
-def _new_row(rows: dict[K, list[int]], key: K, overflow: K) -> list[int]:
-    return rows.setdefault(key if len(rows) < SERIES_LIMIT else overflow, [0, 0])
+def _new_row(rows: dict[K, list[int]], key: K, overflow: K, columns: int) -> list[int]:
+    return rows.setdefault(key if len(rows) < SERIES_LIMIT else overflow, [0] * columns)
 
 
 def _buckets(bounds: Sequence[int], counts: Sequence[float]) -> list[tuple[str, float]]:

@@ -30,6 +30,7 @@ from gateway.broker.replication import Replication
 from gateway.broker.state import Broker
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
+from gateway.broker.traffichistory import SAMPLE_SECONDS, TrafficHistory
 from gateway.broker.transactioncheck import TransactionCheck
 from gateway.broker.transactions import HalfMessages
 from gateway.config import BrokerOptions
@@ -113,6 +114,8 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
     locator.register_again = registration.topic_changed
     pulls = ParkedPulls()
     storage = Storage(store, store_options, arrived=pulls.arrived)
+    metrics = Metrics({"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name})
+    stats = BrokerStats(now_ms)
     return Broker(
         options=options,
         store_options=store_options,
@@ -132,10 +135,9 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
         registration=registration,
         replication=Replication(options, store_options, storage, locator, topic_table, group_table, offset_table),
         send_replies=SendReplyEncoder(options.region_id, options.trace_on),
-        metrics=Metrics(
-            {"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name}
-        ),
-        stats=BrokerStats(now_ms),
+        metrics=metrics,
+        stats=stats,
+        traffic=TrafficHistory(metrics, stats, options.broker_cluster_name, now_ms),
         connections=ConnectionTable(options.server_channel_max_idle_time_seconds),
         now_ms=now_ms,
     )
@@ -167,6 +169,7 @@ async def _serve(
                     partial(_save_offsets, broker),
                     partial(_scan_clients, broker),
                     partial(_sample_stats, broker),
+                    partial(_sample_traffic, broker),
                     broker.pulls.expire_forever,
                     broker.connections.sweep_forever,
                     *_master_services(broker),
@@ -220,3 +223,9 @@ async def _sample_stats(broker: Broker) -> NoReturn:
     while True:
         await trio.sleep(SECOND)
         broker.stats.sample()
+
+
+async def _sample_traffic(broker: Broker) -> NoReturn:
+    while True:
+        await trio.sleep(SAMPLE_SECONDS)
+        broker.traffic.sample()

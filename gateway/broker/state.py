@@ -15,6 +15,7 @@ from gateway.broker.registration import Registration
 from gateway.broker.replication import Replication
 from gateway.broker.stats import BrokerStats
 from gateway.broker.topics import TopicTable
+from gateway.broker.traffichistory import TrafficHistory
 from gateway.broker.transactions import HalfMessages
 from gateway.config import BrokerOptions
 from gateway.metrics import Metrics
@@ -47,6 +48,7 @@ class Broker:
     send_replies: SendReplyEncoder
     metrics: Metrics
     stats: BrokerStats
+    traffic: TrafficHistory
     connections: ConnectionTable
     now_ms: Callable[[], int]
     offset_moved: OffsetMoved = field(default_factory=OffsetMoved)

@@ -176,7 +176,7 @@ class TestSources:
     def test_two_do_not_interfere(self) -> None:
         one, two = Metrics(), Metrics()
         one.messages_stored([message("A", 1)])
-        assert not two._stored
+        assert not two.stored
 
 
 def test_counting_costs_less_than_a_microsecond() -> None:

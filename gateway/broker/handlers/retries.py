@@ -50,6 +50,7 @@ async def consumer_send_msg_back(broker: Broker, call: Call[ConsumerSendMsgBack]
         raise Refused(ResponseCode.SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED") from None
     except StoreError as error:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"SERVICE_NOT_AVAILABLE: {error}") from None
+    broker.metrics.message_sent_back(record.properties.get("RETRY_TOPIC", record.topic), header.group)
     if broker.storage.promises_more_than_append:
         # Without a slave in reach the copy is as safe as the message, whose sender was told.
         code = await broker.storage.confirm(end)

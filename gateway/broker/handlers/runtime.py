@@ -27,6 +27,7 @@ from protocol.requests.runtime import (
     GetBrokerConfig,
     GetBrokerRuntimeInfo,
     UpdateBrokerConfig,
+    ViewBrokerStatsData,
 )
 
 log = structlog.get_logger(__name__)
@@ -102,6 +103,16 @@ async def get_broker_runtime_info(broker: Broker, call: Call[GetBrokerRuntimeInf
     first = await broker.storage.read_cold(partial(broker.store.message_at, broker.store.start_offset))
     info = runtime_info(broker, -1 if first is None else first.store_timestamp)
     return Reply(body=KVTable(table=info).encode())
+
+
+@routes.handle
+def view_broker_stats_data(broker: Broker, call: Call[ViewBrokerStatsData]) -> Reply:
+    """One statistic of one topic, group or broker over the last minute, hour and day."""
+    name, key = call.header.stats_name, call.header.stats_key
+    data = broker.traffic.statistic(name, key)
+    if data is None:
+        raise Refused(ResponseCode.SYSTEM_ERROR, f"The stats <{name}> <{key}> not exist")
+    return Reply(body=data.encode())
 
 
 @routes.handle

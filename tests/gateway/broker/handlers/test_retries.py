@@ -82,6 +82,17 @@ async def test_each_retry_waits_longer_and_knows_where_it_comes_from(rig: Rig) -
     assert second.properties["ORIGIN_MESSAGE_ID"] == original.message_id
 
 
+async def test_what_is_sent_back_counts_for_the_topic_it_was_sent_to(rig: Rig) -> None:
+    rig.store_messages("T", 0, 1)
+    await send_back(rig, stored(rig, "T")[0].physical_offset)
+    retry = await again(rig, level=3)
+    await send_back(rig, retry.physical_offset, level=-1)
+    await send_back(rig, 1 << 40)
+    assert rig.broker.metrics.sent_back == {("T", "g"): [2]}
+    rig.broker.metrics.forget_group("g")
+    assert rig.broker.metrics.sent_back == {}
+
+
 async def test_consumer_chooses_the_delay(rig: Rig) -> None:
     rig.store_messages("T", 0, 1)
     await send_back(rig, level=1)
