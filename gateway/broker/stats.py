@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import NamedTuple
 
+from gateway.broker.puttimes import PutTimes
+
 WINDOWS_S = (10, 60, 600)
 _KEPT_SAMPLES = max(WINDOWS_S) + 1
 
@@ -36,6 +38,9 @@ class BrokerStats:
         self.found_pulls = 0
         self.missed_pulls = 0
         self.delivered = 0
+        self.longest_read_ms = 0
+        self.put_times = PutTimes()
+        self._seconds = 0
         self._samples: deque[Sums] = deque([self._sums()], maxlen=_KEPT_SAMPLES)
         self._day = self._today()
         self.stored_this_morning = self.stored_yesterday_morning = 0
@@ -60,9 +65,18 @@ class BrokerStats:
         else:
             self.missed_pulls += 1
 
+    def read_took(self, seconds: float) -> None:
+        """One pull's look into the log."""
+        milliseconds = int(seconds * 1000)
+        if milliseconds > self.longest_read_ms:
+            self.longest_read_ms = milliseconds
+
     def sample(self) -> None:
         """Takes the sums for the rates, and notes midnight; call it once a second."""
         self._samples.append(self._sums())
+        self._seconds += 1
+        if self._seconds % 60 == 0:
+            self.put_times.turn()
         today = self._today()
         if today != self._day:
             self._day = today

@@ -12,6 +12,7 @@ it has not got back to the master, which may have it.
 """
 
 from functools import partial
+from time import perf_counter
 
 import trio
 
@@ -107,7 +108,8 @@ class Pull:
 
     def _read(self, allow_cold: bool) -> GetResult:
         request = self._request
-        return self._broker.store.get(
+        started = perf_counter()
+        result = self._broker.store.get(
             request.topic,
             request.queue_id,
             request.queue_offset,
@@ -116,6 +118,8 @@ class Pull:
             max_bytes=request.max_msg_bytes,
             allow_cold=allow_cold,
         )
+        self._broker.stats.read_took(perf_counter() - started)
+        return result
 
     def _conclude(self, result: GetResult, may_wait: bool) -> Reply | Later:
         request, broker = self._request, self._broker

@@ -17,11 +17,6 @@ from protocol.codes import VERSION
 
 VERSION_TEXT = "V4_9_4"
 UNMEASURED = {
-    "putMessageEntireTimeMax": "0",
-    "putMessageDistributeTime": "null",
-    "getMessageEntireTimeMax": "0",
-    "putLatency99": "0.00",
-    "putLatency999": "0.00",
     "dispatchMaxBuffer": "0",
     "pageCacheLockTimeMills": "0",
     "remainTransientStoreBufferNumbs": str(2**31 - 1),
@@ -68,6 +63,11 @@ def _traffic(broker: Broker) -> dict[str, str]:
         "putMessageFailedTimes": str(stats.failed),
         "putMessageSizeTotal": str(stats.stored_bytes),
         "putMessageAverageSize": str(stats.stored_bytes / stored),
+        "putMessageEntireTimeMax": str(stats.put_times.longest_ms),
+        "putMessageDistributeTime": stats.put_times.distribution(),
+        "putLatency99": f"{stats.put_times.percentile(0.99):.2f}",
+        "putLatency999": f"{stats.put_times.percentile(0.999):.2f}",
+        "getMessageEntireTimeMax": str(stats.longest_read_ms),
         "putTps": stats.stored_rates(),
         "getFoundTps": stats.found_rates(),
         "getMissTps": stats.missed_rates(),

@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 
 from gateway.broker.handlers import admin, runtime
 from gateway.broker.handlers.runtimeinfo import duration_text, size_text
-from protocol.bodies import KVTable
+from protocol.bodies import BrokerStatsData, KVTable
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
+from protocol.requests.runtime import ViewBrokerStatsData
 from tests.gateway.broker.handlers.rig import Rig
 
 Make = Callable[..., Rig]
@@ -101,6 +102,21 @@ async def test_figures_of_a_used_broker(rig: Rig) -> None:
     assert (figures["msgPutTotalTodayNow"], figures["msgGetTotalTodayNow"]) == ("10", "4")
     assert figures["brokerVersionDesc"] == "V4_9_4"
     assert figures["sendThreadPoolQueueCapacity"] == "10000"
+
+
+async def test_times_of_sends_and_reads(rig: Rig) -> None:
+    figures = await info(rig)
+    assert (figures["putMessageEntireTimeMax"], figures["getMessageEntireTimeMax"]) == ("0", "0")
+    assert (figures["putMessageDistributeTime"], figures["putLatency99"]) == ("null", "0.00")
+    rig.broker.stats.put_times.note(100, 0.030)
+    rig.broker.stats.read_took(0.007)
+    rig.broker.stats.read_took(0.004)
+    for _ in range(60):
+        rig.broker.stats.sample()
+    figures = await info(rig)
+    assert (figures["putMessageEntireTimeMax"], figures["getMessageEntireTimeMax"]) == ("30", "7")
+    assert "[10~50ms]:100 " in figures["putMessageDistributeTime"]
+    assert (figures["putLatency99"], figures["putLatency999"]) == ("29.98", "29.98")
 
 
 async def test_figures_that_readers_take_apart(rig: Rig) -> None:
@@ -236,6 +252,24 @@ async def test_a_new_permission_makes_name_servers_take_the_topics_anew(
     await change(rig, "brokerPermission=4")
     assert rig.broker.topics.data_version.counter == version.counter + 1
     assert told == [True]
+
+
+# ---- statistics
+
+
+async def test_statistics_of_a_topic(rig: Rig) -> None:
+    rig.broker.metrics.messages_stored(rig.store_messages("T", 0, 3))
+    rig.broker.traffic.sample()
+    answer = await rig.ask(
+        RequestCode.VIEW_BROKER_STATS_DATA, ViewBrokerStatsData(stats_name="TOPIC_PUT_NUMS", stats_key="T")
+    )
+    assert answer.code == ResponseCode.SUCCESS
+    data = BrokerStatsData.decode(answer.body)
+    assert (data.stats_minute.sum, data.stats_hour.sum) == (3, 0)
+    answer = await rig.ask(
+        RequestCode.VIEW_BROKER_STATS_DATA, ViewBrokerStatsData(stats_name="GROUP_GET_NUMS", stats_key="T@g")
+    )
+    assert (answer.code, answer.remark) == (ResponseCode.SYSTEM_ERROR, "The stats <GROUP_GET_NUMS> <T@g> not exist")
 
 
 # ---- housekeeping
