@@ -83,6 +83,11 @@ class TrafficHistory:
             stats_day=self._day.item(known, of),
         )
 
+    def per_second(self, name: str, key: str) -> float:
+        """The rate of the last minute; 0 if nothing of the kind was ever counted."""
+        data = self.statistic(name, key)
+        return 0.0 if data is None else data.stats_minute.tps
+
     def _tables(self) -> dict[str, Rows]:
         metrics, stats = self._metrics, self._stats
         return {

@@ -92,7 +92,9 @@ async def get_consume_stats(broker: Broker, call: Call[GetConsumeStats]) -> Repl
     else:
         topics = broker.offsets.topics_of(header.consumer_group)
     positions = _Positions(broker, header.consumer_group, topics)
-    stats = bodies.ConsumeStats(offset_table=await broker.storage.read_cold(positions.measure))
+    stats = bodies.ConsumeStats(
+        consume_tps=positions.per_second, offset_table=await broker.storage.read_cold(positions.measure)
+    )
     return Reply(body=stats.encode())
 
 
@@ -105,11 +107,12 @@ async def get_broker_consume_stats(broker: Broker, call: Call[GetBrokerConsumeSt
         for topic in broker.offsets.topics_of(group)
         if broker.topics.is_ordered(topic) or not call.header.is_order
     ]
-    tables = await broker.storage.read_cold(lambda: [(group, each.measure()) for group, each in wanted])
+    tables = await broker.storage.read_cold(lambda: [each.measure() for _, each in wanted])
     stats: dict[str, list[bodies.ConsumeStats]] = {}
     behind = 0
-    for group, table in tables:
-        stats.setdefault(group, []).append(bodies.ConsumeStats(offset_table=table))
+    for (group, positions), table in zip(wanted, tables, strict=True):
+        entry = bodies.ConsumeStats(consume_tps=positions.per_second, offset_table=table)
+        stats.setdefault(group, []).append(entry)
         behind += sum(place.broker_offset - place.consumer_offset for place in table.values())
     body = bodies.ConsumeStatsList(
         broker_addr=f"{broker.options.broker_ip1}:{broker.options.listen_port}",
@@ -125,11 +128,14 @@ class _Positions:
     def __init__(self, broker: Broker, group: str, topics: Iterable[str]) -> None:
         self._store = broker.store
         self._consumed: list[tuple[bodies.MessageQueue, int]] = []
+        self.per_second = 0.0
+        """Messages that the group was given in the last minute, per second."""
         online = broker.clients.consumer_group(group)
         for topic in topics:
             config = broker.topics.get(topic)
             if config is None or (online is not None and online.subscriptions and topic not in online.subscriptions):
                 continue  # what an online group subscribes to no more is left out, as official does
+            self.per_second += broker.traffic.per_second("GROUP_GET_NUMS", f"{topic}@{group}")
             consumed = broker.offsets.queues(group, topic)
             self._consumed += [(queue, consumed.get(queue.queue_id, 0)) for queue in queues_of(broker, config)]
 

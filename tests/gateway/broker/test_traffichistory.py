@@ -65,6 +65,8 @@ def test_a_minute_of_each_statistic(traffic: Traffic) -> None:
     assert traffic.minute("TOPIC_PUT_SIZE", "T") == BrokerStatsItem(sum=6000, tps=100.0, avgpt=50.0)
     assert traffic.minute("GROUP_GET_NUMS", "T@g") == BrokerStatsItem(sum=48, tps=0.8, avgpt=4.0)
     assert traffic.minute("GROUP_GET_SIZE", "T@g") == BrokerStatsItem(sum=7200, tps=120.0, avgpt=600.0)
+    assert traffic.history.per_second("GROUP_GET_NUMS", "T@g") == 0.8
+    assert traffic.history.per_second("GROUP_GET_NUMS", "T@other") == 0.0
     assert traffic.minute("SNDBCK_PUT_NUMS", "T@g") == BrokerStatsItem(sum=6, tps=0.1, avgpt=1.0)
     assert traffic.minute("BROKER_PUT_NUMS", "DefaultCluster") == BrokerStatsItem(sum=120, tps=2.0, avgpt=0.0)
     assert traffic.minute("BROKER_GET_NUMS", "DefaultCluster") == BrokerStatsItem(sum=48, tps=0.8, avgpt=0.0)

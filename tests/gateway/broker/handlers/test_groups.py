@@ -120,6 +120,18 @@ async def test_where_a_group_stands(consumed: Rig) -> None:
     assert await places(consumed, GetConsumeStats(consumer_group="g", topic="unknown")) == {}
 
 
+async def test_how_fast_a_group_consumes(consumed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its topics together, or one by one for the whole broker."""
+    rates = {"T@g": 2.5, "U@g": 0.5, "T@h": 7.0}
+    monkeypatch.setattr(consumed.broker.traffic, "per_second", lambda name, key: rates[key])
+    answer = await consumed.ask(RequestCode.GET_CONSUME_STATS, GetConsumeStats(consumer_group="g"))
+    assert bodies.ConsumeStats.decode(answer.body).consume_tps == 3.0
+    consumed.broker.groups.find("g")
+    answer = await consumed.ask(RequestCode.GET_BROKER_CONSUME_STATS, GetBrokerConsumeStats(is_order=False))
+    (entry,) = bodies.ConsumeStatsList.decode(answer.body).consume_stats_list
+    assert sorted(stats.consume_tps for stats in entry["g"]) == [0.5, 2.5]
+
+
 async def test_an_online_group_stands_only_where_it_subscribes(consumed: Rig) -> None:
     subscribe(consumed, "g", "U")
     assert {topic for topic, _ in await places(consumed, GetConsumeStats(consumer_group="g"))} == {"U"}
