@@ -149,8 +149,10 @@ def _answer_unconfirmed(
     broker: Broker, connection: Connection, stored: list[Stored], code: ResponseCode, started: float
 ) -> None:
     """The messages are stored; the code says which promise could not be kept in time."""
+    seconds = perf_counter() - started
+    broker.stats.put_times.note(len(stored), seconds)
     for command, message_id, queue_id, queue_offset in stored:
-        broker.metrics.request_done(command.code, code, perf_counter() - started)
+        broker.metrics.request_done(command.code, code, seconds)
         if not command.flag & FLAG_ONEWAY:
             header = broker.send_replies.header(message_id, queue_id, queue_offset)
             connection.post(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
@@ -162,7 +164,9 @@ def _answer(broker: Broker, connection: Connection, stored: list[Stored], starte
     encode_reply = broker.send_replies.encode
     connection.post(*[encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
     code = stored[0][0].code
-    broker.metrics.request_done(code, ResponseCode.SUCCESS, perf_counter() - started, count=len(stored))
+    seconds = perf_counter() - started
+    broker.metrics.request_done(code, ResponseCode.SUCCESS, seconds, count=len(stored))
+    broker.stats.put_times.note(len(stored), seconds)
 
 
 def _refuse(

@@ -29,6 +29,7 @@ class FakeConnection:
         self.remote_address = address
         self.peer_host = HOST
         self.closed = False
+        self.waiting = 0
         self.notices: list[Command] = []
         self.reaction: Callable[[Command], Awaitable[Command]] | None = None
         self._nursery = nursery
@@ -54,6 +55,12 @@ class FakeConnection:
 
     def start_waiting(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
         self._nursery.start_soon(function, *args)
+
+    def begin_waiting(self) -> None:
+        self.waiting += 1
+
+    def end_waiting(self) -> None:
+        self.waiting -= 1
 
     def on_close(self, callback: Callable[[Any], None]) -> None:
         self._on_close.append(callback)

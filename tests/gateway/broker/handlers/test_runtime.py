@@ -14,7 +14,9 @@ from protocol.bodies import BrokerStatsData, KVTable
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.requests.runtime import ViewBrokerStatsData
+from store.options import BrokerRole
 from tests.gateway.broker.handlers.rig import Rig
+from tests.gateway.broker.producing import send
 
 Make = Callable[..., Rig]
 
@@ -117,6 +119,18 @@ async def test_times_of_sends_and_reads(rig: Rig) -> None:
     assert (figures["putMessageEntireTimeMax"], figures["getMessageEntireTimeMax"]) == ("30", "7")
     assert "[10~50ms]:100 " in figures["putMessageDistributeTime"]
     assert (figures["putLatency99"], figures["putLatency999"]) == ("29.98", "29.98")
+
+
+@pytest.mark.parametrize("role", [BrokerRole.ASYNC_MASTER, BrokerRole.SYNC_MASTER])
+async def test_the_time_of_each_send_counts(make_rig: Make, role: BrokerRole) -> None:
+    """Also of those whose promise could not be kept: a SYNC_MASTER has no slave here."""
+    rig = make_rig(store={"broker_role": role})
+    for _ in range(3):
+        send(rig)
+        await rig.tool.answers.receive()
+    rig.broker.stats.put_times.turn()
+    counts = [int(part.partition(":")[2]) for part in rig.broker.stats.put_times.distribution().split()]
+    assert (sum(counts), rig.tool.waiting) == (3, 0)
 
 
 async def test_figures_that_readers_take_apart(rig: Rig) -> None:
