@@ -11,6 +11,9 @@ from itertools import count
 
 import trio
 
+Waiter = tuple[int, int, Callable[[], None]]
+"""The offset that it waits for, its place among those who wait for the same, and what wakes it."""
+
 
 class Watermark:
     """An offset that only grows, with waiters."""
@@ -20,7 +23,7 @@ class Watermark:
         self.closed = False
         self.moved: Callable[[], None] = lambda: None
         """Called after each move, and when the mark is closed; for the one who has many waiting at a time."""
-        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._waiters: list[Waiter] = []
         self._order = count()
 
     def advance(self, offset: int) -> None:
@@ -30,15 +33,15 @@ class Watermark:
         self.offset = offset
         waiters = self._waiters
         while waiters and waiters[0][0] <= offset:
-            heapq.heappop(waiters)[2].set()
+            heapq.heappop(waiters)[2]()
         self.moved()
 
     def close(self) -> None:
         """The mark will not move again: wakes everybody, whatever they wait for."""
         self.closed = True
-        for _, _, event in self._waiters:
-            event.set()
-        self._waiters.clear()
+        waiters, self._waiters = self._waiters, []
+        for _, _, wake in waiters:
+            wake()
         self.moved()
 
     async def wait_past(self, offset: int) -> None:
@@ -50,18 +53,31 @@ class Watermark:
         if self.offset >= offset or self.closed:
             await trio.lowlevel.checkpoint()
             return self.offset >= offset
-        entry = (offset, next(self._order), trio.Event())
-        heapq.heappush(self._waiters, entry)
+        reached = trio.Event()
+        waiter = self._add(offset, reached.set)
         try:
-            await entry[2].wait()
+            await reached.wait()
         except trio.Cancelled:
-            self._forget(entry)
+            self.forget(waiter)
             raise
         return self.offset >= offset
 
-    def _forget(self, entry: tuple[int, int, trio.Event]) -> None:
-        if entry in self._waiters:
-            self._waiters.remove(entry)
+    def when_past(self, offset: int, wake: Callable[[], None]) -> Waiter:
+        """Calls `wake` once, inside the `advance` that passes `offset`, or when the mark is closed; never at once.
+
+        It must neither raise nor take long. `forget` takes the answer.
+        """
+        return self._add(offset + 1, wake)
+
+    def _add(self, offset: int, wake: Callable[[], None]) -> Waiter:
+        waiter = (offset, next(self._order), wake)
+        heapq.heappush(self._waiters, waiter)
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """The waiter is not woken any more; nothing happens if it was."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
             heapq.heapify(self._waiters)
 
     @property

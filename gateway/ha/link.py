@@ -1,10 +1,10 @@
 """One connection from a slave to its master: bytes of the log out, reports in.
 
-The sender sleeps until something is appended, then sends all that came meanwhile; the listener takes the slave's
-reports; the watcher sends heartbeats for a sender that sleeps, and ends a link whose peer is silent or takes no bytes
-for haHousekeepingInterval. What makes this
-cheap under load: one wake-up, one read of the page cache and one write for everything that was appended since the last
-one, nothing per message.
+While a slave keeps up, each append pushes its bytes out before it returns: a producer waits for them, and a wake-up
+takes longer than a send. The sender takes over when the kernel takes no more and when the slave has to catch up. The
+listener takes the slave's reports; the watcher sends heartbeats while nothing is appended, and ends a link whose peer
+is silent or takes no bytes for haHousekeepingInterval. What makes this cheap under load: one read of the page cache and
+one write for everything that one read of a producer's socket brought, nothing per message.
 
 Bounds: reads and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that a slave that catches up
 does not hold up clients; transfers are of haTransferBatchSize at most, and never cross a file.
@@ -19,6 +19,8 @@ import trio
 
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
+from gateway.sendnow import send_now
+from gateway.watermark import Waiter
 from protocol.errors import FrameError
 from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
 from store.errors import OffsetOutOfRange
@@ -50,8 +52,10 @@ class SlaveLink:
         self._counts_from = 0.0
         self._heard = self._wrote = trio.current_time()
         self._sending_since = math.inf
-        self._idle = False
-        self._beat: trio.Event | None = None
+        self._beating = trio.Lock()
+        self._pushing: Waiter | None = None
+        self._push_ended = trio.Event()
+        self._unsent = b""
 
     def close(self) -> None:
         """Ends the link: the same slave has come again."""
@@ -120,30 +124,60 @@ class SlaveLink:
     async def _send(self, replica: Replica) -> NoReturn:
         appended = self._storage.appended
         while True:
+            if appended.offset <= replica.sent:
+                await self._push_until_stuck(replica)
             position = replica.sent
-            if appended.offset <= position:
-                self._idle = True
-                await appended.wait_past(position)
-                self._idle = False
-                if self._beat is not None:
-                    await self._beat.wait()
-            data = await self._read(position)
-            replica.sent = position + len(data)
-            await self._write(transfers(position, data, self._batch_bytes))
+            data = self._unsent
+            self._unsent = b""
+            if not data:
+                log_bytes = await self._read(position)
+                replica.sent = position + len(log_bytes)
+                data = transfers(position, log_bytes, self._batch_bytes)
+            await self._write(data)
+
+    async def _push_until_stuck(self, replica: Replica) -> None:
+        """Lets appends push; returns when that left something to send, or failed, with the connection free."""
+        self._push_ended = trio.Event()
+        self._pushing = self._storage.appended.when_past(replica.sent, partial(self._push, replica))
+        try:
+            await self._push_ended.wait()
+        finally:
+            if self._pushing is not None:
+                self._storage.appended.forget(self._pushing)
+                self._pushing = None
+        async with self._beating:
+            pass
+
+    def _push(self, replica: Replica) -> None:
+        """HOT. Called by the append that brought something new."""
+        self._pushing = None
+        position, taken, frames = replica.sent, 0, b""
+        try:
+            if not self._beating.locked():
+                data = self._storage.store.read_raw(position, CHUNK_BYTES)
+                replica.sent = position + len(data)
+                frames = transfers(position, data, self._batch_bytes)
+                taken = send_now(self._stream, frames)
+        except (trio.BrokenResourceError, OffsetOutOfRange, OSError):
+            pass  # the sender meets the same, and ends the link
+        self._unsent = frames[taken:]
+        self._wrote = trio.current_time()
+        if self._unsent or replica.sent < self._storage.appended.offset:
+            self._push_ended.set()
+        else:
+            self._pushing = self._storage.appended.when_past(replica.sent, partial(self._push, replica))
 
     async def _watch(self, replica: Replica) -> NoReturn:
         """Ends the link when the peer has been silent or taken nothing for too long; sends heartbeats while idle."""
         while True:
-            beat_due = (self._wrote if self._idle else trio.current_time()) + self._heartbeat
+            beat_due = (self._wrote if self._pushing is not None else trio.current_time()) + self._heartbeat
             await trio.sleep_until(min(self._heard + self._patience, self._sending_since + self._patience, beat_due))
             now = trio.current_time()
             if now >= min(self._heard, self._sending_since) + self._patience:
                 raise trio.TooSlowError
-            if self._idle and now >= self._wrote + self._heartbeat:
-                self._beat = trio.Event()
-                await self._write(encode_transfer_header(replica.sent, 0))
-                self._beat.set()
-                self._beat = None
+            if self._pushing is not None and now >= self._wrote + self._heartbeat:
+                async with self._beating:
+                    await self._write(encode_transfer_header(replica.sent, 0))
 
     async def _read(self, position: int) -> bytes:
         store = self._storage.store

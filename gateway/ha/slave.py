@@ -24,6 +24,7 @@ from gateway.client import RemotingClient, open_client, split_address
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater
 from gateway.ha.locator import MasterLocator, MasterPlace
 from gateway.ha.parts import LogStorage
+from gateway.sendnow import send_now
 from gateway.watermark import Watermark
 from protocol.errors import FrameError
 from protocol.ha import Transfer, TransferDecoder, encode_report
@@ -40,6 +41,7 @@ RETRY_LIMIT_SECONDS = 1.0
 FAULT_SECONDS = 5.0
 REFUSED_SECONDS = 30.0
 LAZY_SECONDS = 0.1
+DEADLINE_STEPS = 16  # how exactly silence is measured: moving a deadline costs as much as a send
 READ_BYTES = 256 << 10
 FLUSH_FAILED = "a flush failed, so it is unknown what is on disk"
 
@@ -196,10 +198,12 @@ class HaSlave:
                 data = await stream.receive_some(READ_BYTES)
                 if not data:
                     raise trio.BrokenResourceError("the master closed the connection")
-                scope.deadline = trio.current_time() + patience
+                deadline = trio.current_time() + patience
+                if deadline - scope.deadline > patience / DEADLINE_STEPS:
+                    scope.deadline = deadline
                 transfers = decoder.receive(bytes(data))
                 if transfers and self._append(transfers, plan) and report_at_once:
-                    await reporter.report(self._storage.store.end_offset)
+                    await reporter.report_at_once(self._storage.store.end_offset)
         raise AssertionError("fail_after raises")
 
     def _append(self, transfers: list[Transfer], plan: Plan) -> bool:
@@ -254,14 +258,30 @@ class Reporter:
         self._patience = patience
         self._sending = False
 
+    async def report_at_once(self, offset: int) -> None:
+        """The same for a report that producers wait for: usually sent without a turn for other tasks."""
+        self.offset = max(self.offset, offset)
+        if self._sending:
+            return
+        report = encode_report(self.offset)
+        taken = send_now(self._stream, report)
+        if taken < len(report):
+            await self._send(report[taken:])
+
     async def report(self, offset: int) -> None:
         """Sends `offset`, or what was reported before if that is more; returns once it left."""
         self.offset = max(self.offset, offset)
         if self._sending:  # that task sends this one too
             return
+        await self._send(encode_report(self.offset))
+
+    async def _send(self, data: bytes) -> None:
+        """Sends the end of a report, and after it what was to be reported meanwhile."""
         self._sending = True
         try:
-            sent = -1
+            sent = self.offset
+            with trio.fail_after(self._patience):
+                await self._stream.send_all(data)
             while sent != self.offset:
                 sent = self.offset
                 with trio.fail_after(self._patience):

@@ -1,5 +1,6 @@
 """The connection shell over memory streams: batches, order, waiting requests, slow readers, closing."""
 
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -300,3 +301,46 @@ async def test_on_close_is_called_once() -> None:
         await wait_all_tasks_blocked()
         connection.close()
     assert [connection] == closed
+
+
+@asynccontextmanager
+async def over_sockets(state: State) -> AsyncIterator[tuple[trio.SocketStream, Connection]]:
+    ours, theirs = trio.socket.socketpair()
+    connection = Connection(trio.SocketStream(theirs), ("10.0.0.1", 5), Router(state, [routes()]))
+    async with trio.SocketStream(ours) as stream, trio.open_nursery() as nursery:
+        await nursery.start(connection.serve)
+        yield stream, connection
+        connection.close()
+
+
+async def test_post_now_leaves_without_a_turn_for_others() -> None:
+    async with over_sockets(State()) as (stream, connection):
+        await wait_all_tasks_blocked()
+        connection.post_now(b"a", b"b")
+        assert connection.unsent_bytes == 0
+        assert stream.socket.fileno() in select.select([stream.socket.fileno()], [], [], 0)[0]
+        assert await stream.receive_some(10) == b"ab"
+
+
+async def test_post_now_keeps_the_order() -> None:
+    async with over_sockets(State()) as (stream, connection):
+        await wait_all_tasks_blocked()
+        sent = b""
+        for number in range(3000):
+            part = bytes((number % 251,)) * 997
+            sent += part
+            (connection.post if number % 5 == 0 else connection.post_now)(part)
+        assert connection.unsent_bytes > 0
+        received = bytearray()
+        with trio.fail_after(5):
+            while len(received) < len(sent):
+                received += await stream.receive_some(65536)
+        assert received == sent
+
+
+async def test_post_now_on_a_broken_connection_closes_it() -> None:
+    async with over_sockets(State()) as (stream, connection):
+        await wait_all_tasks_blocked()
+        await stream.aclose()
+        connection.post_now(b"a")
+        assert connection.closed

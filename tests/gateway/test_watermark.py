@@ -62,3 +62,29 @@ async def test_close_wakes_everybody_and_says_that_it_was_in_vain() -> None:
     assert results == [False]
     assert not await mark.wait_for(5)
     assert await mark.wait_for(0)
+
+
+async def test_calls_back_inside_the_advance_that_passes() -> None:
+    mark = Watermark(10)
+    seen: list[int] = []
+
+    def again() -> None:
+        seen.append(mark.offset)
+        mark.when_past(mark.offset, again)
+
+    mark.when_past(10, again)
+    assert seen == []
+    for offset in (10, 11, 15, 15, 20):
+        mark.advance(offset)
+    assert seen == [11, 15, 20]
+
+
+async def test_a_forgotten_callback_is_not_called() -> None:
+    mark = Watermark()
+    seen: list[int] = []
+    waiter = mark.when_past(0, lambda: seen.append(1))
+    mark.forget(waiter)
+    mark.forget(waiter)
+    mark.advance(5)
+    assert seen == []
+    assert mark.waiting == 0

@@ -155,14 +155,14 @@ def _answer_unconfirmed(
         broker.metrics.request_done(command.code, code, seconds)
         if not command.flag & FLAG_ONEWAY:
             header = broker.send_replies.header(message_id, queue_id, queue_offset)
-            connection.post(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
+            connection.post_now(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
 
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
     if not stored:
         return
     encode_reply = broker.send_replies.encode
-    connection.post(*[encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
+    connection.post_now(*[encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
     code = stored[0][0].code
     seconds = perf_counter() - started
     broker.metrics.request_done(code, ResponseCode.SUCCESS, seconds, count=len(stored))

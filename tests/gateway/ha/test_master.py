@@ -1,8 +1,10 @@
 """The HA port as a slave sees it, over memory streams and a clock that jumps: frames, heartbeats, limits, refusals."""
 
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -120,7 +122,31 @@ async def test_all_that_came_meanwhile_is_one_transfer() -> None:
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(50):
             storage.append(b"message")
-        assert await slave.next() == Transfer(len(DATA), b"message" * 50)
+        assert await slave.next() == Transfer(len(DATA), b"message")
+        assert await slave.next() == Transfer(len(DATA) + 7, b"message" * 49)
+
+
+async def test_a_slow_slave_over_a_socket_gets_every_byte_once(seeded_random: Random) -> None:
+    random = seeded_random
+    master, storage = make_master(MemoryLog(DATA))
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(master.serve_stream, trio.SocketStream(ours), HOST, f"{HOST}:5000")
+        slave = Slave(trio.SocketStream(theirs))
+        await slave.report(len(DATA))
+        await trio.testing.wait_all_tasks_blocked()
+        received = len(DATA)
+        for _ in range(300):
+            for _ in range(random.randrange(4)):
+                storage.append(random.randbytes(random.choice((1, 100, 3000, 20_000))))
+            while received < storage.store.end_offset and random.random() < 0.8:
+                transfer = await slave.next()
+                assert transfer.offset == received
+                assert transfer.data == storage.store.data[received : received + len(transfer.data)]
+                received += len(transfer.data)
+        await slave.take(storage.store.end_offset - received)
+        await slave.stream.aclose()
 
 
 async def test_no_transfer_crosses_a_file_or_is_longer_than_the_option() -> None:
