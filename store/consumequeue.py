@@ -31,10 +31,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+import structlog
+
 from protocol.message import MIN_RECORD_BYTES
+from store.errors import StoreError
 from store.files import FileSystem
 from store.queue import Boundary, ConsumeQueue
 from store.queuefiles import (
@@ -60,8 +63,11 @@ __all__ = ["Anomaly", "Boundary", "ConsumeQueue", "ConsumeQueues", "QueueDamage"
 
 UnitCheck = Callable[[str, int, int, int, int], bool]
 
+log = structlog.get_logger(__name__)
+
 _pack_unit = UNIT.pack
 _MAX_ANOMALIES = 1000
+_TOLD_AT_ONCE = 20
 _BLANKS_AT_ONCE = 65_536
 _HIGHEST_OFFSET = (1 << 62) // UNIT_SIZE
 
@@ -100,6 +106,9 @@ class ConsumeQueues:
         self.damages: list[QueueDamage] = []
         self.anomalies: list[Anomaly] = []
         self.anomaly_count = 0
+        self._told_anomalies = 0
+        # Queues may jump that far, however little of the log lies between: those offsets are taken.
+        self.floors: Mapping[tuple[str, int], int] = {}
 
     # Finding queues
 
@@ -238,7 +247,8 @@ class ConsumeQueues:
         gap = queue_offset - queue.max_offset
         # So many records may have been lost between the two, if a part of the log is gone.
         possible = (physical_offset - queue.max_physical_end) // MIN_RECORD_BYTES
-        if gap > max(possible, self._files.file_size // UNIT_SIZE):
+        taken = self.floors.get(queue.name, 0) - queue.max_offset
+        if gap > max(possible, taken, self._files.file_size // UNIT_SIZE):
             self._note("implausible", queue, queue_offset, physical_offset, size)
             return False
         self._note("gap", queue, queue_offset, physical_offset, size)
@@ -264,6 +274,22 @@ class ConsumeQueues:
                 Anomaly(kind, queue.topic, queue.queue_id, queue_offset, queue.max_offset, physical_offset, size)
             )
 
+    def report_anomalies(self) -> None:
+        """Say what was noted since the last call: a message is missing, or is there and no queue leads to it."""
+        untold = self.anomaly_count - self._told_anomalies
+        if not untold:
+            return
+        for anomaly in self.anomalies[len(self.anomalies) - untold :][:_TOLD_AT_ONCE]:
+            log.error("consume_queue_" + anomaly.kind, **anomaly._asdict())
+        if untold > _TOLD_AT_ONCE:
+            log.error("consume_queue_anomalies", count=untold, not_listed=untold - _TOLD_AT_ONCE)
+        self._told_anomalies = self.anomaly_count
+
+    def forget_anomalies(self) -> None:
+        """Report them; they say nothing about what is put from now on."""
+        self.report_anomalies()
+        self.anomalies.clear()
+
     def mend(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int, tags_code: int) -> None:
         """Overwrite one unit inside the queue (a blank whose record was found after all)."""
         self._writer.overwrite(queue, queue_offset, _pack_unit(physical_offset, size, tags_code), physical_offset)
@@ -285,6 +311,21 @@ class ConsumeQueues:
         self._writer.mark_cut(queue)
         if last is None and queue.tail is None:
             self._hold_place(queue)
+
+    def place(self, topic: str, queue_id: int, offset: int) -> None:
+        """Let an empty queue go on at ``offset``, also on disk after the next flush. StoreFull or StoreError."""
+        queue = self.queue(topic, queue_id, create=True)
+        assert queue is not None
+        assert queue.min_offset == queue.max_offset
+        self._writer.forget(queue)
+        self._files.remove_queue(topic, queue_id)
+        before, queue.min_offset, queue.max_offset = queue.max_offset, offset, offset
+        queue.max_physical_end = 0
+        try:
+            self._hold_place(queue)
+        except StoreError:
+            queue.min_offset = queue.max_offset = before
+            raise
 
     def _hold_place(self, queue: ConsumeQueue) -> None:
         """A queue became empty: its offset stays on disk, in front of it, and no file without a unit.

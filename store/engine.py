@@ -209,7 +209,6 @@ class MessageStore:
             self._index,
             self._dispatcher,
             progress,
-            self._queue_file_units,
             lambda begin, end, reason: self._note_damaged(begin, reason),
         )
 

@@ -64,15 +64,20 @@ def withdraw(root: str, fs: FileSystem) -> None:
 
 
 def snapshot(queues: Iterable[ConsumeQueue], floors: Mapping[tuple[str, int], int]) -> list[KnownQueue]:
-    """The queues that ever held a message; ``floors``: where numbering goes on behind lost messages."""
+    """The queues that ever held a message; ``floors``: where numbering goes on behind lost messages.
+
+    A queue of which nothing but its floor is left is among them, with no offset of its own.
+    """
     known = [
         KnownQueue(queue.topic, queue.queue_id, queue.min_offset, queue.max_offset)
         for queue in queues
         if queue.max_offset
     ]
     if floors:
+        left = dict(floors)
         for queue in known:
-            queue.used_until = floors.get((queue.topic, queue.queue_id), 0)
+            queue.used_until = left.pop((queue.topic, queue.queue_id), 0)
+        known += [KnownQueue(*name, 0, 0, used_until=floor) for name, floor in left.items()]
     return known
 
 

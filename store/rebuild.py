@@ -5,13 +5,11 @@ dispatch goes on. ``judge`` loads and looks; ``mend`` then cuts, deletes and put
 
 What is believed
 - Our checkpoint agrees with the directory and its manifest is there: everything below its offset, as far as it has
-  at least the queues, offsets and index files of the manifest and its files look sound. After an orderly stop, a
-  queue whose files were changed since is read completely.
+  at least the queues, offsets and index files of the manifest and its files look sound. What looks wrong behind that
+  (a torn tail) is cut off and put again with the end of the log; only damage in front of it makes the whole log be
+  read. After an orderly stop, a queue whose files were changed since is read completely.
 - Otherwise (an official broker wrote last, the checkpoint is lost) nothing: the whole log is walked once and the
   extent of every queue compared with it.
-
-A queue offset that was ever seen in use is not given to another message, even if its record is lost: a consumer
-may have gone past it.
 """
 
 from __future__ import annotations
@@ -27,10 +25,12 @@ from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
 from store.dispatch import Dispatcher, Mark
 from store.files import FileSystem
+from store.floors import Floors, seen_floors, settle
 from store.index import KeyIndex
 from store.jsonfile import load_json
 from store.manifest import KnownQueue, Manifest, newest_change, withdraw
 from store.queue import ConsumeQueue
+from store.queuefiles import UNIT_SIZE, file_base
 from store.queueload import QueueDamage
 from store.recovery import KEPT_DIRECTORY, LogVerdict, Progress
 from store.scan import Record, walk
@@ -38,7 +38,6 @@ from store.scan import Record, walk
 log = structlog.get_logger(__name__)
 
 QueueName = tuple[str, int]
-_PLAUSIBLE_FILES: Final = 4
 _SYSTEM: Final = ("RMQ_SYS_", "SCHEDULE_TOPIC_")
 
 
@@ -63,10 +62,8 @@ class Derived:
         index: KeyIndex | None,
         dispatcher: Dispatcher,
         progress: Progress,
-        queue_file_units: int,
         damaged: Callable[[int, int, str], None],
     ) -> None:
-        self._queue_file_units = queue_file_units
         self._root = root
         self._fs = fs
         self._log_verdict = verdict
@@ -80,27 +77,55 @@ class Derived:
         self._indexed_until = 0
         self._put_count = 0
         self.rebuilt = False  # the next checkpoint is due at once
-        self.floors: dict[QueueName, int] = {}
+        self.floors: Floors = {}
+        self._vouched_ends: dict[QueueName, int] | None = None  # of each queue; None if nothing vouches for them
+        self._cuts: list[QueueName] = []  # bad only behind what is vouched for
+        self._loose_index_files: list[str] = []  # the same
 
     # --- judge ---------------------------------------------------------------------------------------
 
     def judge(self, manifest: Manifest | None) -> DerivedVerdict:
         """Load the derived files and compare them with what is known. Changes nothing on disk. StoreError."""
         self._queues.load(self._log.start_offset)
-        bad: dict[QueueName, str] = {
-            (damage.topic, damage.queue_id): f"{damage.file}: {damage.reason}"
-            for damage in self._queues.damages
-            if damage.queue_id >= 0 and not self._is_file(damage)
-        }
-        self._remember_offsets(manifest)
-        trusted = manifest is not None and self._log_verdict.vouched
+        log_verdict = self._log_verdict
+        self.floors = seen_floors(self._queues, manifest, log_verdict.end, self._log.file_size)
+        self._queues.floors = self.floors
+        trusted = manifest is not None and log_verdict.vouched
+        if manifest is not None and trusted and manifest.offset >= log_verdict.begin:
+            self._vouched_ends = {(known.topic, known.queue_id): known.max_offset for known in manifest.queues}
+        bad: dict[QueueName, str] = {}
+        torn: dict[QueueName, str] = {}
+        for damage in self._queues.damages:
+            if damage.queue_id >= 0 and not self._is_file(damage):
+                kind = torn if self._is_behind_vouched(damage) else bad
+                kind.setdefault((damage.topic, damage.queue_id), f"{damage.file}: {damage.reason}")
         if manifest is not None:
+            topics = None if trusted else configured_topics(self._root, self._fs)
             for known in manifest.queues:
                 reason = self._complaint(known, manifest)
-                if reason is not None:
+                if reason is None:
+                    continue
+                if _was_deleted(known.topic, topics):  # by an official broker, which does not know the manifest
+                    self.floors.pop((known.topic, known.queue_id), None)
+                else:
                     bad.setdefault((known.topic, known.queue_id), reason)
             self._add_changed(manifest, bad)
+        self._cuts = [name for name in torn if name not in bad]
+        for topic, queue_id in self._cuts:
+            log.info("consume_queue_tail_torn", topic=topic, queue_id=queue_id, reason=torn[topic, queue_id])
         return DerivedVerdict(bad, self._judge_index(manifest if trusted else None), not trusted)
+
+    def _is_behind_vouched(self, damage: QueueDamage) -> bool:
+        """Whether everything in front of the damage is vouched for, and the rest comes with the end of the log."""
+        if self._vouched_ends is None:
+            return False
+        base = file_base(damage.file.rpartition("/")[2])
+        if base is None:
+            return False
+        if damage.at_end and damage.position < 0:
+            return True  # the newest file has a wrong size; what is vouched for must be there all the same
+        end = self._vouched_ends.get((damage.topic, damage.queue_id), 0)
+        return base + max(damage.position, 0) >= end * UNIT_SIZE
 
     def _is_file(self, damage: QueueDamage) -> bool:
         """Whether something lies where a queue's directory belongs."""
@@ -119,18 +144,10 @@ class Derived:
                 self._fs.rename(self._directory_of(damage), kept)
                 log.warning("consume_queue_entry_moved", file=damage.file, reason=damage.reason, kept_as=kept)
 
-    def _remember_offsets(self, manifest: Manifest | None) -> None:
-        """The highest offset of each queue that was ever seen in use."""
-        limit = self._log_verdict.end + _PLAUSIBLE_FILES * self._log.file_size
-        for queue in self._queues:
-            if queue.max_physical_end <= limit:
-                self.floors[queue.name] = queue.max_offset
-        for known in manifest.queues if manifest is not None else ():
-            name = (known.topic, known.queue_id)
-            self.floors[name] = max(self.floors.get(name, 0), known.max_offset, known.used_until)
-
     def _complaint(self, known: KnownQueue, manifest: Manifest) -> str | None:
         queue = self._queues.queue(known.topic, known.queue_id)
+        if not known.max_offset:
+            return None  # nothing is known but its floor
         if queue is None:
             return f"the queue is missing, it had offsets up to {known.max_offset}"
         if queue.max_offset < known.max_offset:
@@ -155,8 +172,11 @@ class Derived:
         if index is None:
             return None
         index.load()
-        if index.damages:
-            return f"{index.damages[0].file}: {index.damages[0].reason}"
+        for damage in index.damages:
+            name = damage.file.rpartition("/")[2]
+            if manifest is None or self._vouched_ends is None or name in manifest.index_files or not name.isdigit():
+                return f"{damage.file}: {damage.reason}"
+            self._loose_index_files.append(damage.file)
         if self._log.start_offset >= self._begin:
             return None
         if manifest is None:
@@ -166,8 +186,10 @@ class Derived:
         missing = [name for name in manifest.index_files if name not in there]
         if missing:
             return f"index file {missing[0]} is missing"
-        if index.end_offset < manifest.index_end:
-            return f"the index ends at {index.end_offset}, it had reached {manifest.index_end}"
+        # The newest file may have its name and not its header.
+        end = max((file.end_offset for file in index.files), default=0)
+        if end < manifest.index_end:
+            return f"the index ends at {end}, it had reached {manifest.index_end}"
         return None
 
     # --- mend ----------------------------------------------------------------------------------------
@@ -186,6 +208,7 @@ class Derived:
         for (topic, queue_id), reason in verdict.queues.items():
             log.warning("consume_queue_rebuilt", topic=topic, queue_id=queue_id, reason=reason)
             self._queues.reset(topic, queue_id)
+        self._cut_tails()
         self._queues.truncate_from_physical(end if clean else self._begin, mend_tails=not clean)
         keys_from = self._mend_index(verdict.index_reason)
         wanted = set(verdict.queues)
@@ -208,8 +231,29 @@ class Derived:
                 records=self._put_count,
                 records_per_second=int(self._put_count / seconds) if seconds else 0,
             )
-        self._queues.anomalies.clear()
-        self._drop_reached_floors()
+        self._queues.forget_anomalies()
+        if settle(self.floors, self._queues):
+            self.rebuilt = True
+
+    def _cut_tails(self) -> None:
+        """Back to what is vouched for; the end of the log is put again anyway."""
+        assert self._vouched_ends is not None or not self._cuts
+        for name in self._cuts:
+            end = (self._vouched_ends or {}).get(name, 0)
+            queue = self._queues.queue(*name)
+            if queue is None or end == 0:
+                self._queues.reset(*name)
+            else:
+                self._queues.cut(queue, end)
+
+    def _remove_loose_index_files(self, index: KeyIndex) -> None:
+        """Files that were made after the checkpoint and did not reach the disk whole."""
+        for path in self._loose_index_files:
+            log.info("index_file_torn", file=path)
+            self._fs.unlink(path)
+        if self._loose_index_files:
+            self._fs.sync_directory(f"{self._root}/index")
+            index.load()
 
     def _mend_index(self, reason: str | None) -> int:
         """Cut or empty the index. Returns the begin of a record from which on keys are missing."""
@@ -220,6 +264,7 @@ class Derived:
             log.warning("index_rebuilt", reason=reason)
             index.reset()
             return self._log.start_offset
+        self._remove_loose_index_files(index)
         if self._log_verdict.clean:
             index.recover(self._log_verdict.end, None)
             return self._begin
@@ -228,17 +273,6 @@ class Derived:
         if not index.damages and index.end_offset >= self._indexed_until:
             return self._begin
         return max(index.end_offset, self._log.start_offset)
-
-    def _drop_reached_floors(self) -> None:
-        """Keep in ``floors`` only the queues that have lost their last messages."""
-        widest = self._queue_file_units
-        for name, floor in list(self.floors.items()):
-            queue = self._queues.queue(*name)
-            reached = queue.max_offset if queue is not None else 0
-            if reached >= floor or floor - reached > widest:
-                del self.floors[name]
-            else:
-                log.warning("queue_offsets_skipped", topic=name[0], queue_id=name[1], begin=reached, end=floor - 1)
 
     def _walk(self, what: str, begin: int, end: int, take: Callable[[Record], None]) -> None:
         for records in walk(self._log.read_or_nothing, self._log.file_size, begin, end, self._damaged):
@@ -266,8 +300,8 @@ class Derived:
         for (topic_data, queue_id), (first, last) in seen.items():
             topic = topic_data.decode("utf-8", "replace")
             queue = self._queues.queue(topic, queue_id)
-            if queue is None and topics is not None and topic not in topics and not topic.startswith(_SYSTEM):
-                continue  # the topic was deleted, and its queues with it
+            if queue is None and _was_deleted(topic, topics):
+                continue
             reason = self._compare(queue, first, last)
             if reason is not None:
                 wrong.add((topic, queue_id))
@@ -307,6 +341,11 @@ class Derived:
             self._queues.write_pending()
         if self._index is not None and self._index.wants_write:
             self._index.write_pending()
+
+
+def _was_deleted(topic: str, topics: frozenset[str] | None) -> bool:
+    """Whether queues of the topic are missing because it was deleted, and they with it."""
+    return topics is not None and topic not in topics and not topic.startswith(_SYSTEM)
 
 
 class _TopicsFile(msgspec.Struct, rename="camel"):

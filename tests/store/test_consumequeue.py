@@ -10,6 +10,7 @@ from pathlib import Path
 
 import construct
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -1020,3 +1021,30 @@ def test_removing_a_queue_forgets_no_name_of_the_topic() -> None:
         after = disk.lose_power(random.Random(seed))
         assert after.listdir("/s/consumequeue/T") == ["1"]
         assert after.listdir("/s/consumequeue/T/1") == [f"{0:020d}"]
+
+
+def test_anomalies_are_told_once(tmp_path: Path) -> None:
+    """The first ones each, the rest as a number; those that come later with the next report."""
+    queues = open_queues(tmp_path)
+    queues.put("T", 0, 0, 0, RECORD, 0)
+    with structlog.testing.capture_logs() as logs:
+        queues.report_anomalies()
+        assert logs == []
+        for number in range(50):
+            queues.put("T", 0, 0, 1000 + number, RECORD, 0)
+        queues.report_anomalies()
+        assert [entry["event"] for entry in logs] == ["consume_queue_conflict"] * 20 + ["consume_queue_anomalies"]
+        assert (logs[0]["physical_offset"], logs[-1]["not_listed"]) == (1000, 30)
+        logs.clear()
+        queues.report_anomalies()
+        assert logs == []
+        queues.put("T", 0, 1 << 40, 2000, RECORD, 0)
+        queues.forget_anomalies()
+        assert [entry["event"] for entry in logs] == ["consume_queue_implausible"]
+        assert (queues.anomalies, queues.anomaly_count) == ([], 51)
+        logs.clear()
+        for number in range(2000):
+            queues.put("T", 0, 0, 3000 + number, RECORD, 0)
+        queues.report_anomalies()
+        assert len(logs) == 21
+        assert (logs[0]["physical_offset"], logs[-1]["count"]) == (3000, 2000)

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from store.engine import MessageStore
+from store.files import FileSystem, StrPath
 from store.jsonfile import save_json
 from tests.fakes import Clock
 from tests.store.making import crash, damage, drain, flush, maintain, message, open_store, options
@@ -206,18 +207,28 @@ def test_a_deleted_topic_stays_deleted(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_topic_that_an_official_broker_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("manifest", ["kept", "lost"])
+def test_a_topic_that_an_official_broker_deleted(tmp_path: Path, manifest: str) -> None:
     """It is not in topics.json, so its queues are not made again from the log."""
-    store = open_store(tmp_path)
+    clock = Clock()
+    store = open_store(tmp_path, clock=clock)
     fill(store)
+    for _ in range(2):
+        clock.advance(10_000)
+        for _ in range(60):
+            store.append([message(b"0")])
     store.close()
-    shutil.rmtree(tmp_path / "pocketmq")
+    damage(tmp_path / "checkpoint", lambda data: data.__setitem__(1024, 0))
+    if manifest == "lost":
+        shutil.rmtree(tmp_path / "pocketmq")
     shutil.rmtree(tmp_path / "consumequeue" / "%RETRY%g")
     shutil.rmtree(tmp_path / "consumequeue" / "T" / "1")
     save_json(tmp_path / "config" / "topics.json", b'{"topicConfigTable":{"T":{}}}')
-    store = open_store(tmp_path)
+    store = open_store(tmp_path, clock=clock)
     assert sorted(store.queues()) == [("T", 0), ("T", 1)]
     assert len(drain(store, "T", 1)) == len([n for n in range(COUNT) if name_of(n) == ("T", 1)])
+    store.append(again := [message(topic="%RETRY%g")])
+    assert again[0].queue_offset == 0
     store.close()
 
 
@@ -268,3 +279,116 @@ def test_strange_entries_among_the_queues(tmp_path: Path, stop: str) -> None:
     assert store.writable == (True, "")
     store.close()
     assert (tmp_path / "consumequeue" / "notes").read_text() == "mine"
+
+
+class Counting(FileSystem):
+    """Says how many bytes of the commitlog were read."""
+
+    def __init__(self) -> None:
+        self.log_bytes = 0
+        self._logs: set[int] = set()
+
+    def open(self, path: StrPath, *, create: bool = False, readonly: bool = False) -> int:
+        fd = super().open(path, create=create, readonly=readonly)
+        if "/commitlog/" in str(path):
+            self._logs.add(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._logs.discard(fd)
+        super().close(fd)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        data = super().pread(fd, length, offset)
+        self.log_bytes += len(data) if fd in self._logs else 0
+        return data
+
+
+def end_of_units(data: bytearray) -> int:
+    return -(-len(data.rstrip(b"\0")) // 20) * 20
+
+
+def half_a_unit(path: Path) -> None:
+    """A process was killed in the middle of a write."""
+    damage(
+        path,
+        lambda data: data.__setitem__(slice(end_of_units(data) - 14, None), bytes(len(data) - end_of_units(data) + 14)),
+    )
+
+
+def a_lost_sector(path: Path) -> None:
+    """The last unit reached the disk, the two before it did not."""
+    damage(path, lambda data: data.__setitem__(slice(end_of_units(data) - 60, end_of_units(data) - 20), bytes(40)))
+
+
+def torn_units(path: Path) -> None:
+    """The end of one unit and the begin of the next are missing."""
+    damage(path, lambda data: data.__setitem__(slice(end_of_units(data) - 50, end_of_units(data) - 30), bytes(20)))
+
+
+def no_size(path: Path) -> None:
+    """The name reached the disk, the size did not."""
+    path.write_bytes(b"")
+
+
+INSIDE = [half_a_unit, a_lost_sector, torn_units]  # of the newest file
+WHOLE = [remove, zero, no_size, shorten]  # the first file that was made since the checkpoint
+TORN = [(place, tear) for place in ("T/0", "T/1", "New/0", "Long/0") for tear in INSIDE]
+TORN += [(place, tear) for place in ("T/0", "New/0", "Long/0", "index") for tear in WHOLE]
+
+
+@pytest.mark.parametrize(("place", "tear"), TORN, ids=lambda part: getattr(part, "__name__", part))
+def test_a_torn_tail_costs_no_scan_of_the_log(
+    tmp_path: Path, place: str, tear: Callable[[Path], None], logs: list[structlog.typing.EventDict]
+) -> None:
+    """What was written behind the checkpoint may be there in any part: it is cut, and only that is put again."""
+    store = open_store(tmp_path)
+    fill(store, 800)
+    flush(store)
+    maintain(store)
+    vouched = store.end_offset
+    files_before = {*tmp_path.rglob("*")}
+    fill(store, 15, first=800)
+    for number in range(10):
+        store.append([message(b"%d" % number, topic="New"), message(b"%d" % number, topic="Other")])
+    for number in range(120):
+        store.append([message(b"%d" % number, topic="Long", key=f"l{number}")])
+    end = store.end_offset
+    store._queues.write_pending(100)
+    assert store._index is not None
+    for _ in range(100):
+        store._index.write_pending()
+    crash(store)
+    directory = tmp_path / place if place == "index" else tmp_path / "consumequeue" / place
+    files = sorted(directory.iterdir())
+    tear(next(file for file in files if file not in files_before) if tear in WHOLE else files[-1])
+    fs = Counting()
+    store = open_store(tmp_path, fs=fs)
+    # Read by recovery and by dispatch, and what was reserved behind it; the whole log is far longer.
+    assert fs.log_bytes <= 2 * (end - vouched) + 2 * 4096 < end
+    check(store, 815)
+    assert [int(record.body) for record in drain(store, "New")] == list(range(10))
+    assert [int(record.body) for record in drain(store, "Long")] == list(range(120))
+    assert [entry for entry in logs if entry["event"] == "consume_queue_rebuilt"] == []
+    store.close()
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path, logs: list[structlog.typing.EventDict]) -> None:
+    """A start that finds messages missing, or records that no queue leads to, does not keep it to itself."""
+    store = open_store(tmp_path)
+    for number in range(200):
+        store.append([message(b"%d" % number)])
+    crash(store)
+    (tmp_path / "commitlog" / f"{4096:020d}").unlink()
+    store = open_store(tmp_path)
+    offsets = [record.queue_offset for record in drain(store)]
+    (said,) = [entry for entry in logs if entry["event"] == "consume_queue_gap"]
+    missing = sorted({*range(200)} - {*offsets})
+    assert (said["topic"], said["queue_id"], said["expected"], said["queue_offset"]) == (
+        "T",
+        0,
+        missing[0],
+        missing[-1] + 1,
+    )
+    assert store._queues.anomalies == []
+    store.close()
