@@ -18,6 +18,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from store.errors import ColdRead, StoreError, StoreFull
 from store.files import FileSystem, OpenFiles
@@ -48,7 +49,7 @@ def file_base(name: str) -> int | None:
 class QueueFiles:
     """All files below one ``consumequeue`` directory, through one bounded set of open descriptors."""
 
-    __slots__ = ("file_size", "fs", "made_directories", "open", "root")
+    __slots__ = ("file_size", "fs", "made_directories", "open", "removed_directories", "root")
 
     def __init__(self, root: str, file_size: int, fs: FileSystem, max_open_files: int) -> None:
         self.root = root
@@ -57,6 +58,9 @@ class QueueFiles:
         self.open = OpenFiles(fs, max_open_files)
         # Directories with names that a power loss could still take away.
         self.made_directories: set[str] = set()
+        # Those of queues that were removed and not written since it was last said which files to make: nobody is to
+        # make files in them. None while there are no such files.
+        self.removed_directories: set[str] | None = None
 
     def directory(self, topic: str, queue_id: int) -> str:
         return f"{self.root}/{topic}/{queue_id}"
@@ -108,6 +112,8 @@ class QueueFiles:
             inside = position + done - base
             part = data[done : done + self.file_size - inside]
             path = self.path(topic, queue_id, base)
+            if self.removed_directories:
+                self.removed_directories.discard(os.path.dirname(path))
             try:
                 file = self.open.get(path)
             except FileNotFoundError:
@@ -127,6 +133,8 @@ class QueueFiles:
         Making a file takes a hundred times as long as writing a tail. StoreFull or StoreError.
         """
         for path in paths:
+            if self.removed_directories and os.path.dirname(path) in self.removed_directories:
+                continue
             try:
                 self._make_directory(os.path.dirname(path))
                 self.fs.close(self.fs.create(path, self.file_size))
@@ -136,10 +144,14 @@ class QueueFiles:
                 raise store_error(error, path, "create") from error
 
     def note_made(self, paths: list[str]) -> None:
-        """Their names are not safe yet."""
+        """Their names are not safe yet. What was made of a queue while it was removed goes too."""
         for path in paths:
             directory = os.path.dirname(path)
-            self.made_directories.update((directory, os.path.dirname(directory), self.root))
+            if self.removed_directories and directory in self.removed_directories:
+                with suppress(StoreError):  # an empty queue is what stays
+                    self._remove_directory(directory)
+            else:
+                self.made_directories.update((directory, os.path.dirname(directory), self.root))
 
     def doubt_names(self) -> None:
         """Queues may have been removed by a process that ended before their removal was safe."""
@@ -210,6 +222,11 @@ class QueueFiles:
     def remove_queue(self, topic: str, queue_id: int) -> None:
         """Delete the queue's directory with everything in it, and the topic's if that is empty then."""
         directory = self.directory(topic, queue_id)
+        if self.removed_directories is not None:
+            self.removed_directories.add(directory)
+        self._remove_directory(directory)
+
+    def _remove_directory(self, directory: str) -> None:
         for name in self.fs.listdir(directory):
             self.remove_file(f"{directory}/{name}")
         parent = os.path.dirname(directory)

@@ -155,6 +155,7 @@ class QueueWriter:
                 begin = tail.start * UNIT_SIZE
                 bases = range(begin + -begin % size, begin + len(tail.units), size)
                 paths += [self._files.path(queue.topic, queue.queue_id, base) for base in bases]
+        self._files.removed_directories = set() if paths else None
         return paths
 
     def begin_flush(self, below: int | None, limit: int) -> QueueFlush | None:

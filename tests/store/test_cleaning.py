@@ -19,6 +19,7 @@ from store.engine import GetStatus, MessageStore
 from store.errors import StoreFull
 from store.files import DiskUsage, FileSystem, StrPath
 from store.manifest import load as load_manifest
+from store.upkeep import QUEUES_IN_JOB
 from tests.fakes import Clock, PowerLossFiles, PowerLost
 from tests.store.making import SYNC, bodies, drain, flush, maintain, message, open_store, options
 
@@ -223,6 +224,39 @@ def test_many_queues_are_removed_bit_by_bit(tmp_path: Path, clock: Clock, queues
     again = open_store(tmp_path / "copy", clock=clock)
     assert list(again.queues()) == [("Kept", 0)]
     again.close()
+    store.close()
+
+
+@pytest.mark.parametrize("written_again", [False, True])
+@pytest.mark.parametrize("moment", ["before it runs", "after it ran"])
+def test_removed_queues_get_no_files_from_upkeep_under_way(
+    tmp_path: Path, clock: Clock, moment: str, written_again: bool
+) -> None:
+    """A round made files ahead for them, or was about to; one that is written again meanwhile keeps what it has."""
+    store = open_store(tmp_path, clock=clock)
+    store.append([message(topic=f"T{number}") for number in range(QUEUES_IN_JOB + 10)])
+    clock.advance(31_000)
+    job = store.maintain_begin()
+    assert job is not None
+    assert len(job.made_files) == QUEUES_IN_JOB
+    if moment == "after it ran":
+        job.run()
+    store.delete_unused_queues(set())
+    if moment == "before it runs":
+        job.run()
+    if written_again:
+        store.append([message(b"new", topic="T0")])
+        store._queues.write_pending()
+    while job is not None:
+        job = store.maintain_begin() if store.maintain_done(job) else None
+        if job is not None:
+            job.run()
+    left = ["T0"] if written_again else []
+    assert [path.parent.parent.name for path in (tmp_path / "consumequeue").glob("*/*/*")] == left
+    store.close()
+    store = open_store(tmp_path, clock=clock)
+    assert [topic for topic, _ in store.queues()] == left
+    assert bodies(store, "T0") == [b"new"] * written_again
     store.close()
 
 
