@@ -32,11 +32,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
-
-import structlog
+from typing import Literal
 
 from protocol.message import MIN_RECORD_BYTES
+from store.anomalies import Anomalies, Anomaly
 from store.errors import StoreError
 from store.files import FileSystem
 from store.queue import Boundary, ConsumeQueue
@@ -59,29 +58,13 @@ from store.queueload import (
 )
 from store.queuewriter import QueueFlush, QueueWriter
 
-__all__ = ["Anomaly", "Boundary", "ConsumeQueue", "ConsumeQueues", "QueueDamage", "QueueFlush"]
+__all__ = ["Boundary", "ConsumeQueue", "ConsumeQueues", "QueueDamage", "QueueFlush"]
 
 UnitCheck = Callable[[str, int, int, int, int], bool]
 
-log = structlog.get_logger(__name__)
-
 _pack_unit = UNIT.pack
-_MAX_ANOMALIES = 1000
-_TOLD_AT_ONCE = 20
 _BLANKS_AT_ONCE = 65_536
 _HIGHEST_OFFSET = (1 << 62) // UNIT_SIZE
-
-
-class Anomaly(NamedTuple):
-    """A put that did not fit. Recovery decides what follows; while serving there are none."""
-
-    kind: Literal["gap", "conflict", "implausible"]
-    topic: str
-    queue_id: int
-    queue_offset: int
-    expected: int  # the queue's end at that moment
-    physical_offset: int
-    size: int
 
 
 class ConsumeQueues:
@@ -104,9 +87,7 @@ class ConsumeQueues:
         self._unit_is_true = unit_is_true
         self.max_pending_bytes = max_pending_bytes
         self.damages: list[QueueDamage] = []
-        self.anomalies: list[Anomaly] = []
-        self.anomaly_count = 0
-        self._told_anomalies = 0
+        self.anomalies = Anomalies()
         # Queues may jump that far, however little of the log lies between: those offsets are taken.
         self.floors: Mapping[tuple[str, int], int] = {}
 
@@ -268,27 +249,9 @@ class ConsumeQueues:
         physical_offset: int,
         size: int,
     ) -> None:
-        self.anomaly_count += 1
-        if len(self.anomalies) < _MAX_ANOMALIES:
-            self.anomalies.append(
-                Anomaly(kind, queue.topic, queue.queue_id, queue_offset, queue.max_offset, physical_offset, size)
-            )
-
-    def report_anomalies(self) -> None:
-        """Say what was noted since the last call: a message is missing, or is there and no queue leads to it."""
-        untold = self.anomaly_count - self._told_anomalies
-        if not untold:
-            return
-        for anomaly in self.anomalies[len(self.anomalies) - untold :][:_TOLD_AT_ONCE]:
-            log.error("consume_queue_" + anomaly.kind, **anomaly._asdict())
-        if untold > _TOLD_AT_ONCE:
-            log.error("consume_queue_anomalies", count=untold, not_listed=untold - _TOLD_AT_ONCE)
-        self._told_anomalies = self.anomaly_count
-
-    def forget_anomalies(self) -> None:
-        """Report them; they say nothing about what is put from now on."""
-        self.report_anomalies()
-        self.anomalies.clear()
+        self.anomalies.note(
+            Anomaly(kind, queue.topic, queue.queue_id, queue_offset, queue.max_offset, physical_offset, size)
+        )
 
     def mend(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int, tags_code: int) -> None:
         """Overwrite one unit inside the queue (a blank whose record was found after all)."""

@@ -476,7 +476,8 @@ class MessageStore:
         No checksum covers that field of a record, so a flipped bit there shows only when the next record comes.
         """
         return not any(
-            anomaly.kind == "gap" and anomaly.physical_offset == physical_offset for anomaly in self._queues.anomalies
+            anomaly.kind == "gap" and anomaly.physical_offset == physical_offset
+            for anomaly in self._queues.anomalies.noted
         )
 
     # --- damage found on the way ---------------------------------------------------------------------

@@ -231,7 +231,7 @@ class Derived:
                 records=self._put_count,
                 records_per_second=int(self._put_count / seconds) if seconds else 0,
             )
-        self._queues.forget_anomalies()
+        self._queues.anomalies.forget()
         if settle(self.floors, self._queues):
             self.rebuilt = True
 

@@ -168,7 +168,7 @@ class Upkeep:
                 job.deletion = partial(self._cleaner.remove, doomed)
         except OSError as error:
             log.warning("cleaning_failed", file=error.filename, reason=error.strerror)
-        self._queues.report_anomalies()
+        self._queues.anomalies.report()
         try:
             self._healer.apply()
             if self._round is None and self._is_due(now_ms):

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from store.consumequeue import Anomaly, Boundary, ConsumeQueue, ConsumeQueues
+from store.anomalies import Anomaly
+from store.consumequeue import Boundary, ConsumeQueue, ConsumeQueues
 from store.errors import ColdRead, StoreError, StoreFull
 from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem
@@ -120,7 +121,7 @@ class TestPut:
         fill(queues, 15)
         assert units_of(only(queues))[:12] == units
         assert only(queues).max_offset == 15
-        assert queues.anomalies == []
+        assert queues.anomalies.noted == []
 
     def test_an_unknown_queue_is_made_on_demand_only(self, tmp_path: Path) -> None:
         queues = open_queues(tmp_path)
@@ -169,7 +170,7 @@ class TestUnexpectedOffsets:
         queues.put("T", 0, 5, 900, RECORD, 5)
         blank = (0, BLANK_SIZE, 0)
         assert units_of(only(queues)) == [*units, blank, blank, (900, RECORD, 5)]
-        assert queues.anomalies == [Anomaly("gap", "T", 0, 5, 3, 900, RECORD)]
+        assert queues.anomalies.noted == [Anomaly("gap", "T", 0, 5, 3, 900, RECORD)]
 
     @pytest.mark.parametrize("written", [False, True])
     def test_a_record_that_was_found_after_all_takes_its_blank_place(self, tmp_path: Path, written: bool) -> None:
@@ -192,20 +193,20 @@ class TestUnexpectedOffsets:
         units = fill(queues, 3)
         queues.put("T", 0, offset, 900, RECORD, 5)
         assert units_of(only(queues)) == units
-        assert [anomaly.kind for anomaly in queues.anomalies] == ["implausible"]
+        assert [anomaly.kind for anomaly in queues.anomalies.noted] == ["implausible"]
 
     def test_an_empty_queue_does_not_begin_beyond_any_file(self, tmp_path: Path) -> None:
         queues = open_queues(tmp_path)
         queues.put("T", 0, 1 << 62, 900, RECORD, 5)
         assert only(queues).max_offset == 0
-        assert queues.anomaly_count == 1
+        assert queues.anomalies.count == 1
 
     def test_the_earlier_record_keeps_its_offset(self, tmp_path: Path) -> None:
         queues = open_queues(tmp_path)
         units = fill(queues, 5)
         queues.put("T", 0, 2, 900, RECORD, 9)
         assert units_of(only(queues)) == units
-        assert queues.anomalies == [Anomaly("conflict", "T", 0, 2, 5, 900, RECORD)]
+        assert queues.anomalies.noted == [Anomaly("conflict", "T", 0, 2, 5, 900, RECORD)]
 
     def test_unless_the_log_knows_nothing_of_it(self, tmp_path: Path) -> None:
         asked: list[tuple[str, int, int, int, int]] = []
@@ -225,14 +226,14 @@ class TestUnexpectedOffsets:
         units = fill(queues, 3)
         queues.put("T", 0, 3, 250, RECORD, 9)
         assert units_of(only(queues)) == units
-        assert [anomaly.kind for anomaly in queues.anomalies] == ["conflict"]
+        assert [anomaly.kind for anomaly in queues.anomalies.noted] == ["conflict"]
 
     def test_anomalies_are_counted_but_only_the_first_are_kept(self, tmp_path: Path) -> None:
         queues = open_queues(tmp_path)
         fill(queues, 3)
         for _ in range(1010):
             queues.put("T", 0, 2, 900, RECORD, 9)
-        assert (queues.anomaly_count, len(queues.anomalies)) == (1010, 1000)
+        assert (queues.anomalies.count, len(queues.anomalies.noted)) == (1010, 1000)
 
 
 class CountingFiles(Unsynced):
@@ -843,7 +844,7 @@ class TestCutting:
             for n in range(vouched, count):
                 queues.put("T", 0, first + n, *units[n])
             queues.flush()
-            assert queues.anomalies == []
+            assert queues.anomalies.noted == []
             assert units_of(only(queues)) == units
             assert queues.verify(only(queues)) == []
             again = loaded(root)
@@ -951,7 +952,7 @@ class QueueModel(RuleBasedStateMachine):
             for n, unit in enumerate(units):
                 if unit[0] >= safe:
                     self.queues.put(topic, queue_id, self.begins[topic, queue_id] + n, *unit)
-        assert self.queues.anomalies == []
+        assert self.queues.anomalies.noted == []
 
     def _record_at(self, part: float) -> int:
         """Where a record begins or the log ends."""
@@ -1028,23 +1029,23 @@ def test_anomalies_are_told_once(tmp_path: Path) -> None:
     queues = open_queues(tmp_path)
     queues.put("T", 0, 0, 0, RECORD, 0)
     with structlog.testing.capture_logs() as logs:
-        queues.report_anomalies()
+        queues.anomalies.report()
         assert logs == []
         for number in range(50):
             queues.put("T", 0, 0, 1000 + number, RECORD, 0)
-        queues.report_anomalies()
+        queues.anomalies.report()
         assert [entry["event"] for entry in logs] == ["consume_queue_conflict"] * 20 + ["consume_queue_anomalies"]
-        assert (logs[0]["physical_offset"], logs[-1]["not_listed"]) == (1000, 30)
+        assert (logs[0]["physical_offset"], logs[-1]["count"]) == (1000, 50)
         logs.clear()
-        queues.report_anomalies()
+        queues.anomalies.report()
         assert logs == []
         queues.put("T", 0, 1 << 40, 2000, RECORD, 0)
-        queues.forget_anomalies()
+        queues.anomalies.forget()
         assert [entry["event"] for entry in logs] == ["consume_queue_implausible"]
-        assert (queues.anomalies, queues.anomaly_count) == ([], 51)
+        assert (queues.anomalies.noted, queues.anomalies.count) == ([], 51)
         logs.clear()
         for number in range(2000):
             queues.put("T", 0, 0, 3000 + number, RECORD, 0)
-        queues.report_anomalies()
+        queues.anomalies.report()
         assert len(logs) == 21
         assert (logs[0]["physical_offset"], logs[-1]["count"]) == (3000, 2000)

@@ -390,5 +390,5 @@ def test_what_does_not_fit_is_said(tmp_path: Path, logs: list[structlog.typing.E
         missing[0],
         missing[-1] + 1,
     )
-    assert store._queues.anomalies == []
+    assert store._queues.anomalies.noted == []
     store.close()
