@@ -9,6 +9,7 @@ A job has three parts: ``begin`` and ``finish`` on the thread that appends, ``ru
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -25,7 +26,8 @@ from store.files import FileSystem
 from store.flush import Flusher, FlushJob
 from store.healing import Healer
 from store.index import IndexFlush, KeyIndex
-from store.manifest import Manifest, newest_change, snapshot
+from store.manifest import KnownQueue, Manifest, newest_change, snapshot
+from store.manifest import load as load_manifest
 from store.manifest import save as save_manifest
 from store.options import StoreOptions
 
@@ -87,6 +89,9 @@ class MaintainJob:
         try:
             if self.make is not None:
                 self.make()
+        except StoreError as error:  # the files are made on the way then, or the round waits for space
+            self.error = str(error)
+        try:
             self.unsafe = True
             if self.log_flush is not None:
                 self.log_flush.run()
@@ -133,7 +138,8 @@ class Upkeep:
         self._pause_ms = min(MOST_PAUSE_MS, options.flush_consume_queue_thorough_interval)
         self._job: MaintainJob | None = None  # begun and not finished
         self._round: Mark | None = None
-        self._manifest: Manifest | None = None
+        self._manifest: Manifest | None = None  # of the round that is under way
+        self._manifest_lock = threading.Lock()
         self._to_make: list[str] = []  # queue files to be made before the round's tails are written
         self._vouched = -1  # offset of the last checkpoint
         self._round_began_ms = 0
@@ -212,7 +218,8 @@ class Upkeep:
     def _end_round(self, manifest: Manifest | None, checkpoint: Checkpoint) -> None:
         """Any thread."""
         if manifest is not None:
-            save_manifest(self._root, manifest, self._fs)
+            with self._manifest_lock:
+                save_manifest(self._root, manifest, self._fs)
         self._checkpoint.write(checkpoint)
 
     def _describe(self, mark: Mark) -> Manifest:
@@ -226,11 +233,21 @@ class Upkeep:
         )
 
     def forget_queues(self) -> None:
-        """Queues were deleted on purpose: say so at once, or the next start would make them again. OSError."""
-        self._manifest = None
-        if self._vouched >= 0:
-            mark = self._dispatcher.mark._replace(offset=self._vouched)
-            save_manifest(self._root, self._describe(mark), self._fs)
+        """Queues were deleted on purpose: say so at once, or the next start would make them again. OSError.
+
+        The manifest on disk speaks for its checkpoint, so it only loses those queues. So does the one of a round that
+        is under way, whose job may be about to write it.
+        """
+        with self._manifest_lock:
+            if self._manifest is not None:
+                self._manifest.queues = self._still_there(self._manifest)
+            known = load_manifest(self._root, self._fs)
+            if known is not None:
+                known.queues = self._still_there(known)
+                save_manifest(self._root, known, self._fs)
+
+    def _still_there(self, manifest: Manifest) -> list[KnownQueue]:
+        return [known for known in manifest.queues if self._queues.queue(known.topic, known.queue_id) is not None]
 
     def _vouch(self, mark: Mark, *, clean: bool) -> Checkpoint:
         index_ms = mark.timestamp if self._index is None else self._index.end_timestamp

@@ -13,9 +13,10 @@ from store.checkpoint import CheckpointFile
 from store.engine import MessageStore
 from store.errors import StoreFull, StorePoisoned
 from store.faults import Failpoints, FaultyFiles
-from store.files import FileSystem
+from store.files import FileSystem, StrPath
 from store.manifest import load as load_manifest
-from tests.fakes import Clock
+from store.upkeep import FEW_FILES
+from tests.fakes import Clock, PowerLossFiles
 from tests.store.making import SYNC, bodies, crash, flush, maintain, message, open_store
 
 
@@ -219,3 +220,70 @@ def test_a_cancelled_job_does_not_stop_the_close(store: MessageStore, tmp_path: 
         store = open_store(tmp_path, clock=clock)
         assert store.verdict.clean
     crash(store)
+
+
+def test_queue_files_that_cannot_be_made(tmp_path: Path, clock: Clock) -> None:
+    """A full disk: the log is flushed all the same, the round waits, and ends when there is space."""
+
+    class Full(FileSystem):
+        full = False
+
+        def create(self, path: StrPath, size: int) -> int:
+            if self.full and "/consumequeue/" in str(path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().create(path, size)
+
+    disk = Full()
+    store = open_store(tmp_path, fs=disk, clock=clock)
+    maintain(store)
+    clock.advance(60_000)
+    for queue_id in range(2 * FEW_FILES):
+        store.append([message(queue_id=queue_id)])
+    end = store.end_offset
+    disk.full = True
+    for _ in range(3):
+        maintain(store)
+        assert store.flushed_offset == end
+        assert vouched(tmp_path, clock) < end
+    disk.full = False
+    maintain(store)
+    assert vouched(tmp_path, clock) == end
+    assert store.writable == (True, "")
+    store.close()
+
+
+def test_a_deletion_says_no_more_of_other_queues(tmp_path: Path, clock: Clock) -> None:
+    """The manifest goes on to speak for its checkpoint: what came later may be lost without being missed."""
+    disk = PowerLossFiles()
+    store = open_store("/s", fs=disk, clock=clock)
+    store.append([message(), message(topic="Doomed")])
+    flush(store)
+    clock.advance(60_000)
+    maintain(store)
+    before = load_manifest("/s", disk)
+    assert before is not None
+    store.append([message(), message(topic="Doomed")])
+    assert store.delete_queues("Doomed") == 1
+    after = load_manifest("/s", disk)
+    assert after is not None
+    assert after.queues == [known for known in before.queues if known.topic == "T"]
+    assert after.offset == before.offset
+
+
+def test_a_deletion_while_a_round_ends(store: MessageStore, tmp_path: Path, clock: Clock) -> None:
+    """The job was begun before and writes its manifest afterwards: without the deleted queues."""
+    store.append([message(), message(topic="Doomed")])
+    clock.advance(60_000)
+    job = store.maintain_begin()
+    assert job is not None
+    assert job.checkpoint is not None
+    store.delete_queues("Doomed")
+    job.run()
+    store.maintain_done(job)
+    manifest = load_manifest(str(tmp_path), FileSystem())
+    assert manifest is not None
+    assert [known.topic for known in manifest.queues] == ["T"]
+    crash(store)
+    store = open_store(tmp_path, clock=clock)
+    assert sorted(store.queues()) == [("T", 0)]
+    store.close()
