@@ -5,16 +5,15 @@ the move, and its place in the queues must be where it was.
 """
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.interop import maven, raw
+from tests.interop import raw
 from tests.interop.child import wait_until
-from tests.interop.conftest import MakeDriver, give_up
+from tests.interop.conftest import MakeDriver
 from tests.interop.driver import ClientError, Driver, Flow, Json, Producer, PushConsumer
 from tests.interop.mqadmin import mqadmin
 from tests.interop.processes import OURS, Broker, Cluster
@@ -33,22 +32,6 @@ GET_ALL_SUBSCRIPTIONGROUP_CONFIG: Final = 201
 
 MASTER: Final[Json] = {"brokerId": 0, "brokerRole": "ASYNC_MASTER"}
 SLAVE: Final[Json] = {"brokerId": 1, "brokerRole": "SLAVE"}
-
-
-@pytest.fixture
-def cluster(target: str, _official_parts: None) -> Iterator[Cluster]:
-    """A name server of each make and an official master."""
-    if target != OURS:
-        pytest.skip("one side is official already")
-    try:
-        maven.jars("server", OFFICIAL)
-        maven.jars("tools", OFFICIAL)
-    except maven.Unavailable as error:
-        give_up(str(error))
-    with Cluster() as running:
-        running.add_namesrv(OFFICIAL)
-        running.add_namesrv(OURS)
-        yield running
 
 
 class House:
@@ -156,12 +139,21 @@ def same_tables(house: House, master: Broker, slave: Broker) -> bool:
     return all(offsets(slave, house, group) == offsets(master, house, group) != {} for group in groups)
 
 
-def test_from_official_to_pocketmq_and_back(cluster: Cluster, drivers: MakeDriver, tmp_path: Path) -> None:
+@pytest.mark.beside
+def test_from_official_to_pocketmq_and_back(target: str, drivers: MakeDriver) -> None:
     """Nothing acknowledged is lost on the way, and no group loses its place."""
-    client = drivers("4.9.8")
+    if target != OURS:
+        pytest.skip("one side is official already")
+    with Cluster() as cluster:
+        cluster.add_namesrv(OFFICIAL)
+        cluster.add_namesrv(OURS)
+        move(cluster, drivers("4.9.8"))
+
+
+def move(cluster: Cluster, client: Driver) -> None:
     common: Json = {"mappedFileSizeCommitLog": FILE_SIZE, "haSendHeartbeatInterval": 1000}
     official = cluster.add_broker(OFFICIAL, name=NAME, **common)
-    house = House(cluster, client, tmp_path)
+    house = House(cluster, client, cluster.folder)
     house.furnish(official)
 
     pocket = cluster.add_broker(

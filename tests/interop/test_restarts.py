@@ -1,31 +1,26 @@
 """Stops, kills and starts of the broker and the name server under official Java clients."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from tests.interop.child import wait_until
 from tests.interop.conftest import CLIENTS, MakeDriver, has_route
-from tests.interop.driver import ClientError, Driver, Json, Producer
+from tests.interop.driver import ClientError, Json, Producer
 from tests.interop.messages import bodies, read_queue
-from tests.interop.processes import Cluster
+from tests.interop.processes import Broker, Cluster
 
-pytestmark = pytest.mark.interop
-
-
-@pytest.fixture(scope="module")
-def own(target: str) -> Iterator[Cluster]:
-    """A cluster whose servers are stopped by the tests here."""
-    with Cluster(target) as running:
-        running.add_namesrv()
-        running.add_broker()
-        yield running
+pytestmark = [pytest.mark.interop, pytest.mark.beside]
 
 
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
-    """Each official client."""
-    return drivers(request.param)
+@contextmanager
+def servers(target: str, **settings: Any) -> Iterator[tuple[Cluster, Broker]]:
+    """A name server and a broker that a test may stop."""
+    with Cluster(target) as cluster:
+        cluster.add_namesrv()
+        yield cluster, cluster.add_broker(**settings)
 
 
 def sends_again(producer: Producer, topic: str) -> bool:
@@ -37,16 +32,19 @@ def sends_again(producer: Producer, topic: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("version", CLIENTS)
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_messages_offsets_and_topics_survive_the_broker(client: Driver, own: Cluster, kill: bool) -> None:
+def test_messages_offsets_and_topics_survive_the_broker(
+    drivers: MakeDriver, target: str, version: str, kill: bool
+) -> None:
     """After a restart the group goes on where it was, and every message is where the send result said.
 
     What a killed broker had not written to its offset file yet, the group may see again; never less.
     """
+    client = drivers(version)
     topic = client.fresh("restart")
     options: Json = {"group": client.fresh("group"), "where": "FIRST_OFFSET"}
-    (broker,) = own.brokers
-    with client.producer(own.namesrv_addr, retries=5) as producer:
+    with servers(target) as (own, broker), client.producer(own.namesrv_addr, retries=5) as producer:
         producer.create_topic(topic, 3)
         wait_until(lambda: has_route(own, topic), "the route", 10)
         sent = producer.send_many(topic, "before", 30)
@@ -71,15 +69,14 @@ def test_messages_offsets_and_topics_survive_the_broker(client: Driver, own: Clu
 
 
 @pytest.mark.parametrize("version", CLIENTS[1:])
-def test_a_running_consumer_gets_over_the_restart(drivers: MakeDriver, version: str, own: Cluster) -> None:
+def test_a_running_consumer_gets_over_the_restart(drivers: MakeDriver, target: str, version: str) -> None:
     """A consumer that stays up finds the broker again and misses nothing.
 
     A 4.x consumer takes its 30 s for that: it waits for the pull that the stopped broker will not answer.
     """
     client = drivers(version)
     topic = client.fresh("restart")
-    (broker,) = own.brokers
-    with client.producer(own.namesrv_addr, retries=5) as producer:
+    with servers(target) as (own, broker), client.producer(own.namesrv_addr, retries=5) as producer:
         producer.create_topic(topic, 2)
         wait_until(lambda: has_route(own, topic), "the route", 10)
         with client.push(own.namesrv_addr, topic, where="FIRST_OFFSET", heartbeat=1000) as consumer:
@@ -95,14 +92,13 @@ def test_a_running_consumer_gets_over_the_restart(drivers: MakeDriver, version: 
 def test_the_broker_finds_a_restarted_name_server(target: str, drivers: MakeDriver) -> None:
     """A name server that lost everything has the broker and its topics again at its next registration."""
     client = drivers(CLIENTS[0])
-    with Cluster(target) as cluster:
-        namesrv = cluster.add_namesrv()
-        broker = cluster.add_broker(registerNameServerPeriod=10_000)  # the shortest that an official broker takes
+    period_ms = 10_000  # the shortest that an official broker takes
+    with servers(target, registerNameServerPeriod=period_ms) as (cluster, broker):
         topic = client.fresh("restart")
         with client.producer(cluster.namesrv_addr) as producer:
             producer.create_topic(topic, 2)
             wait_until(lambda: has_route(cluster, topic), "the route", 10)
-            namesrv.restart(kill=True)
+            cluster.namesrvs[0].restart(kill=True)
             cluster.wait_registered(broker)
             wait_until(lambda: has_route(cluster, topic), "the route", 25)
             assert producer.send(topic, "again")["status"] == "SEND_OK"

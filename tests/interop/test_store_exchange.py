@@ -4,18 +4,20 @@ The clients stay the same official ones; each broker serves what the other store
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
 
-from tests.interop import maven
 from tests.interop.child import wait_until
-from tests.interop.conftest import MakeDriver, give_up, has_route
+from tests.interop.conftest import MakeDriver, has_route
 from tests.interop.driver import ClientError, Driver, Producer
 from tests.interop.messages import found_by_key, read_queue
 from tests.interop.processes import OURS, Broker, Cluster
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.beside]
+
+OFFICIAL: Final = ("5.3.3", "4.9.4", "4.8.0")
 
 COUNT: Final = 120
 QUEUES: Final = 3
@@ -26,28 +28,6 @@ FILES: Final[dict[str, Any]] = {
     "maxHashSlotNum": 1000,
     "maxIndexNum": 500,
 }
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with Cluster(OURS) as running:
-        running.add_namesrv()
-        yield running
-
-
-@pytest.fixture
-def driver(drivers: MakeDriver) -> Driver:
-    return drivers("4.9.8")
-
-
-@pytest.fixture(params=["4.8.0", "4.9.4", "5.3.3"])
-def official(request: pytest.FixtureRequest) -> str:
-    version: str = request.param
-    try:
-        maven.jars("server", version)
-    except maven.Unavailable as error:
-        give_up(str(error))
-    return version
 
 
 class Exchange:
@@ -104,49 +84,56 @@ class Exchange:
                 assert key in [message["keys"] for message in found_by_key(producer, self.topic, key)], key
 
 
+@contextmanager
+def exchange(drivers: MakeDriver, kind: str) -> Iterator[Exchange]:
+    """A broker of that make with its topic, and nobody else at its name server."""
+    with Cluster(OURS) as cluster:
+        cluster.add_namesrv()
+        made = Exchange(cluster, drivers("4.9.8"), cluster.add_broker(kind, **FILES))
+        made.create()
+        yield made
+
+
+@pytest.mark.parametrize("official", OFFICIAL)
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_from_ours_to_the_official_broker_and_back(cluster: Cluster, driver: Driver, official: str, kill: bool) -> None:
+def test_from_ours_to_the_official_broker_and_back(drivers: MakeDriver, official: str, kill: bool) -> None:
     """Our directory opens there, is appended to, and opens here again."""
-    broker = cluster.add_broker(OURS, **FILES)
-    exchange = Exchange(cluster, driver, broker)
-    exchange.create()
-    exchange.send("ours")
-    exchange.check()
-    exchange.become(official, kill=kill)
-    exchange.check()
-    exchange.send("official")
-    exchange.check()
-    exchange.become(OURS, kill=kill)
-    exchange.check()
-    exchange.send("again")
-    exchange.check()
+    with exchange(drivers, OURS) as handed:
+        handed.send("ours")
+        handed.check()
+        handed.become(official, kill=kill)
+        handed.check()
+        handed.send("official")
+        handed.check()
+        handed.become(OURS, kill=kill)
+        handed.check()
+        handed.send("again")
+        handed.check()
 
 
+@pytest.mark.parametrize("official", OFFICIAL)
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_from_the_official_broker_to_ours_and_back(cluster: Cluster, driver: Driver, official: str, kill: bool) -> None:
+def test_from_the_official_broker_to_ours_and_back(drivers: MakeDriver, official: str, kill: bool) -> None:
     """Their directory opens here, is appended to, and opens there again."""
-    broker = cluster.add_broker(official, **FILES)
-    exchange = Exchange(cluster, driver, broker)
-    exchange.create()
-    exchange.send("official")
-    exchange.become(OURS, kill=kill)
-    exchange.check()
-    exchange.send("ours")
-    exchange.check()
-    exchange.become(official, kill=kill)
-    exchange.check()
+    with exchange(drivers, official) as handed:
+        handed.send("official")
+        handed.become(OURS, kill=kill)
+        handed.check()
+        handed.send("ours")
+        handed.check()
+        handed.become(official, kill=kill)
+        handed.check()
 
 
-def test_the_lock_keeps_the_other_make_out(cluster: Cluster, driver: Driver) -> None:
+def test_the_lock_keeps_the_other_make_out(drivers: MakeDriver) -> None:
     """Ours refuses a directory that an official broker uses, with one line, and touches nothing in it."""
-    theirs = cluster.add_broker("4.9.4", **FILES)
-    exchange = Exchange(cluster, driver, theirs)
-    exchange.create()
-    exchange.send("official")
-    before = {path: path.stat().st_mtime_ns for path in (theirs.store / "consumequeue").rglob("*")}
-    ours = cluster.add_broker(OURS, start=False, name="broker-b", store=theirs.store, **FILES)
-    process = ours.launch()
-    assert process.wait(30) != 0
-    assert "lock" in process.output
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    exchange.check()
+    with exchange(drivers, "4.9.4") as handed:
+        handed.send("official")
+        theirs = handed.broker
+        before = {path: path.stat().st_mtime_ns for path in (theirs.store / "consumequeue").rglob("*")}
+        ours = handed.cluster.add_broker(OURS, start=False, name="broker-b", store=theirs.store, **FILES)
+        process = ours.launch()
+        assert process.wait(30) != 0
+        assert "lock" in process.output
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        handed.check()
