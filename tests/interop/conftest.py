@@ -22,6 +22,11 @@ CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
 PARTS: Final = {"client": CLIENTS, "tools": ("4.9.4", "5.3.3"), "server": ("4.8.0", "4.9.4", "5.3.3")}
 SERIALIZATIONS: Final = ("JSON", "ROCKETMQ")
 
+# For what does not depend on how headers are written: every client, and the other serialization once.
+each_client_once = pytest.mark.parametrize(
+    "client", [*((version, "JSON") for version in CLIENTS), (CLIENTS[1], "ROCKETMQ")], indirect=True, ids="-".join
+)
+
 MakeTopic = Callable[..., str]
 MakeDriver = Callable[..., Driver]
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.interop.child import wait_until
-from tests.interop.conftest import CLIENTS, MakeDriver, MakeTopic, has_route
+from tests.interop.conftest import CLIENTS, MakeDriver, MakeTopic, each_client_once, has_route
 from tests.interop.driver import Driver, Json, Producer
 from tests.interop.messages import bodies
 from tests.interop.processes import OURS, Cluster
@@ -26,6 +26,7 @@ def waited_s(message: Json, sent: Json) -> float:
     return seconds
 
 
+@each_client_once
 def test_delayed_messages_come_when_they_are_due(
     client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic
 ) -> None:
@@ -50,6 +51,7 @@ def test_delayed_messages_come_when_they_are_due(
         assert message["reconsumeTimes"] == 0
 
 
+@each_client_once
 def test_many_delayed_messages_lose_nothing(
     client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic
 ) -> None:
@@ -61,6 +63,7 @@ def test_many_delayed_messages_lose_nothing(
     assert sorted(message["body"] for message in messages) == sorted(f"m{number}" for number in range(300))
 
 
+@each_client_once
 def test_what_fails_comes_again(client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
     """A failed message comes again after the delay that the consumer chose, as the message that it was."""
     topic = make_topic()
@@ -79,6 +82,7 @@ def test_what_fails_comes_again(client: Driver, producer: Producer, cluster: Clu
         assert later["props"]["ORIGIN_MESSAGE_ID"] == sent["offsetMsgId"]
 
 
+@each_client_once
 def test_dead_letters(client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic) -> None:
     """After its last retry a message stands in the group's dead letter topic, for whoever looks there."""
     topic = make_topic(1)

@@ -4,11 +4,11 @@ import concurrent.futures
 
 import pytest
 
-from tests.interop.conftest import MakeTopic
+from tests.interop.conftest import MakeTopic, each_client_once
 from tests.interop.driver import ClientError, Driver, Producer
 from tests.interop.processes import Cluster
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, each_client_once]
 
 
 def respond(client: Driver, cluster: Cluster, topic: str) -> str:
