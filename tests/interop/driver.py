@@ -31,9 +31,10 @@ JVM: Final = [
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.nio", "sun.nio.ch")),  # 4.8.0's netty
 ]
 
-# Milliseconds; 20,000 by default. Still so long that who sees a rebalance within 5 s knows that the broker
-# asked for it.
+# Milliseconds; 20,000 and 30,000 by default. The first is still so long that who sees a rebalance within
+# 5 s knows that the broker asked for it.
 REBALANCE_PERIOD: Final = 8_000
+HEARTBEAT_PERIOD: Final = 3_000
 
 
 class ClientError(Exception):
@@ -117,7 +118,13 @@ class Driver:
         return Producer(self, name, group or name, client_id)
 
     def push(self, namesrv: str, topic: str, *, group: str | None = None, **options: Any) -> "PushConsumer":
-        """A started push consumer; options as in PushConsumers.java: tags, broadcast, where, orderly, …"""
+        """A started push consumer; options as in PushConsumers.java: tags, broadcast, where, orderly, …
+
+        Now and then two threads of a 5.x consumer want to send its first heartbeat and neither does; the broker, of
+        whatever make, then has nothing for it until the next one, 30 s later unless it is told otherwise.
+        """
+        if self.version.startswith("5."):
+            options = {"heartbeat": HEARTBEAT_PERIOD, **options}
         name = self.fresh("push")
         group = group or name
         client_id = self.do("push", name=name, namesrv=namesrv, topic=topic, group=group, **options)
