@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -280,6 +281,13 @@ class Cluster:
             server.start()
             self.wait_registered(server)
         return server
+
+    def start_together(self, *brokers: Broker) -> None:
+        """Starts brokers that were only added, and waits until all of them are registered."""
+        with ThreadPoolExecutor(len(brokers)) as threads:
+            list(threads.map(lambda broker: broker.start(), brokers))
+        for broker in brokers:
+            self.wait_registered(broker)
 
     def wait_registered(self, broker: Broker, timeout: float = 40.0) -> None:
         """Until every running name server lists the broker."""

@@ -32,9 +32,11 @@ def official(target: str) -> Iterator[Cluster]:
     with Cluster(target) as cluster:
         cluster.add_namesrv()
         cluster.add_namesrv()
-        cluster.add_broker("4.9.4")
+        cluster.add_broker("4.9.4", start=False)
         for broker_id, role in enumerate(("ASYNC_MASTER", "SLAVE")):
-            cluster.add_broker("4.9.4", name="broker-b", broker_id=broker_id, role=role, brokerClusterName="Other")
+            where: dict[str, Any] = {"name": "broker-b", "brokerClusterName": "Other"}
+            cluster.add_broker("4.9.4", start=False, broker_id=broker_id, role=role, **where)
+        cluster.start_together(*cluster.brokers)
         yield cluster
 
 
