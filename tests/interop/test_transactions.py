@@ -6,29 +6,24 @@ import pytest
 
 from tests.interop.child import wait_until
 from tests.interop.conftest import CLIENTS, MakeDriver, has_route
-from tests.interop.driver import Driver, Json, Producer
+from tests.interop.driver import Json, Producer
 from tests.interop.processes import OURS, Cluster
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.beside]
+each_version = pytest.mark.parametrize("version", CLIENTS)
 
 FIRST: Json = {"where": "FIRST_OFFSET"}
 QUICK: Json = {"transactionCheckInterval": 1500, "transactionTimeOut": 1000, "transactionCheckMax": 5}
 OTHER = "4.9.4"
 
 
-@pytest.fixture(scope="module")
-def own(target: str) -> Iterator[Cluster]:
+@pytest.fixture(scope="session")
+def asking(target: str) -> Iterator[Cluster]:
     """A cluster whose broker asks soon."""
     with Cluster(target) as running:
         running.add_namesrv()
         running.add_broker(**QUICK)
         yield running
-
-
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest, drivers: MakeDriver) -> Driver:
-    """Each official client."""
-    return drivers(request.param)
 
 
 def make_topic(producer: Producer, cluster: Cluster) -> str:
@@ -46,11 +41,13 @@ def transaction(producer: Producer, topic: str, body: str, local: str, check: st
     return result
 
 
-def test_decided_at_once_and_when_asked(client: Driver, own: Cluster) -> None:
+@each_version
+def test_decided_at_once_and_when_asked(drivers: MakeDriver, asking: Cluster, version: str) -> None:
     """Consumers see what was committed, at once or after the broker's question, and nothing else."""
-    with client.producer(own.namesrv_addr, transactional=True) as producer:
-        topic = make_topic(producer, own)
-        with client.push(own.namesrv_addr, topic, **FIRST) as consumer:
+    client = drivers(version)
+    with client.producer(asking.namesrv_addr, transactional=True) as producer:
+        topic = make_topic(producer, asking)
+        with client.push(asking.namesrv_addr, topic, **FIRST) as consumer:
             sent = transaction(producer, topic, "commit", "COMMIT_MESSAGE")
             transaction(producer, topic, "rollback", "ROLLBACK_MESSAGE")
             transaction(producer, topic, "later commit", "UNKNOW", "COMMIT_MESSAGE")
@@ -66,30 +63,34 @@ def test_decided_at_once_and_when_asked(client: Driver, own: Cluster) -> None:
     assert first["preparedTransactionOffset"] < first["commitLogOffset"]
 
 
-def test_another_producer_of_the_group_is_asked(client: Driver, own: Cluster) -> None:
+@each_version
+def test_another_producer_of_the_group_is_asked(drivers: MakeDriver, asking: Cluster, version: str) -> None:
     """The one that sent it is gone."""
+    client = drivers(version)
     group = client.fresh("group")
-    with client.producer(own.namesrv_addr, group=group, transactional=True) as producer:
-        topic = make_topic(producer, own)
+    with client.producer(asking.namesrv_addr, group=group, transactional=True) as producer:
+        topic = make_topic(producer, asking)
         transaction(producer, topic, "orphan", "UNKNOW", "COMMIT_MESSAGE")
     with (
-        client.producer(own.namesrv_addr, group=group, transactional=True, heartbeat=1000) as other,
-        client.push(own.namesrv_addr, topic, **FIRST) as consumer,
+        client.producer(asking.namesrv_addr, group=group, transactional=True, heartbeat=1000) as other,
+        client.push(asking.namesrv_addr, topic, **FIRST) as consumer,
     ):
         transaction(other, topic, "rollback", "ROLLBACK_MESSAGE")  # 5.x beats only at brokers to which it has sent
         (message,) = consumer.received(1)
     assert message["body"] == "orphan"
 
 
-def test_given_up_after_the_last_check(client: Driver, own: Cluster) -> None:
+@each_version
+def test_given_up_after_the_last_check(drivers: MakeDriver, asking: Cluster, version: str) -> None:
     """What its producer never knows about ends in a topic of its own, for whoever looks there."""
+    client = drivers(version)
     given_up = "TRANS_CHECK_MAX_TIME_TOPIC"
-    with client.producer(own.namesrv_addr, transactional=True) as producer:
-        topic = make_topic(producer, own)
+    with client.producer(asking.namesrv_addr, transactional=True) as producer:
+        topic = make_topic(producer, asking)
         body = client.fresh("hopeless")
         transaction(producer, topic, body, "UNKNOW")
-        with client.puller(own.namesrv_addr) as puller:
-            wait_until(lambda: has_route(own, given_up), f"the route of {given_up}", 20)
+        with client.puller(asking.namesrv_addr) as puller:
+            wait_until(lambda: has_route(asking, given_up), f"the route of {given_up}", 20)
             (queue,) = puller.queues(given_up)
 
             def found() -> list[Json]:
@@ -102,17 +103,18 @@ def test_given_up_after_the_last_check(client: Driver, own: Cluster) -> None:
     assert message["props"]["REAL_TOPIC"] == topic
 
 
-def test_a_consumer_fails_on_a_committed_message(client: Driver, own: Cluster) -> None:
+@each_version
+def test_a_consumer_fails_on_a_committed_message(drivers: MakeDriver, asking: Cluster, version: str) -> None:
     """It comes again, and is not taken for a half message."""
-    with client.producer(own.namesrv_addr, transactional=True) as producer:
-        topic = make_topic(producer, own)
-        with client.push(own.namesrv_addr, topic, failures=1, delayLevel=1, **FIRST) as consumer:
+    client = drivers(version)
+    with client.producer(asking.namesrv_addr, transactional=True) as producer:
+        topic = make_topic(producer, asking)
+        with client.push(asking.namesrv_addr, topic, failures=1, delayLevel=1, **FIRST) as consumer:
             transaction(producer, topic, "hard", "COMMIT_MESSAGE")
             messages = consumer.received(2, timeout=30.0)
     assert [(message["body"], message["reconsumeTimes"]) for message in messages] == [("hard", 0), ("hard", 1)]
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize(("first", "second"), [(OURS, OURS), (OURS, OTHER), (OTHER, OURS)])
 def test_undecided_ones_survive_the_broker(drivers: MakeDriver, target: str, first: str, second: str) -> None:
     """What was undecided when the broker ended is asked about by the next one, and what was decided is not."""
