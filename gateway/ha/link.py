@@ -52,7 +52,7 @@ class SlaveLink:
         self._counts_from = 0.0
         self._heard = self._wrote = trio.current_time()
         self._sending_since = math.inf
-        self._beating = trio.Lock()
+        self._beat: trio.Event | None = None
         self._pushing: Waiter | None = None
         self._push_ended = trio.Event()
         self._unsent = b""
@@ -73,7 +73,8 @@ class SlaveLink:
     async def run(self, replica: Replica) -> None:
         """Sends and listens until something ends that.
 
-        Raises FrameError, ReportRefused, OffsetOutOfRange, TooSlowError or one of LOST; returns only after `close`.
+        Raises FrameError, ReportRefused, OffsetOutOfRange, OSError (the log cannot be read), TooSlowError or one of LOST;
+        returns only after `close`.
         """
         if replica.broker_id is not None:  # one of our own takes larger transfers
             self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
@@ -87,7 +88,7 @@ class SlaveLink:
             nonlocal failure
             try:
                 await part()
-            except (FrameError, ReportRefused, OffsetOutOfRange, trio.TooSlowError, *LOST) as error:
+            except (FrameError, ReportRefused, OffsetOutOfRange, OSError, trio.TooSlowError, *LOST) as error:
                 failure = error
                 nursery.cancel_scope.cancel()
 
@@ -145,15 +146,15 @@ class SlaveLink:
             if self._pushing is not None:
                 self._storage.appended.forget(self._pushing)
                 self._pushing = None
-        async with self._beating:
-            pass
+        if self._beat is not None:
+            await self._beat.wait()
 
     def _push(self, replica: Replica) -> None:
         """HOT. Called by the append that brought something new."""
         self._pushing = None
         position, taken, frames = replica.sent, 0, b""
         try:
-            if not self._beating.locked():
+            if self._beat is None:
                 data = self._storage.store.read_raw(position, CHUNK_BYTES)
                 replica.sent = position + len(data)
                 frames = transfers(position, data, self._batch_bytes)
@@ -176,8 +177,10 @@ class SlaveLink:
             if now >= min(self._heard, self._sending_since) + self._patience:
                 raise trio.TooSlowError
             if self._pushing is not None and now >= self._wrote + self._heartbeat:
-                async with self._beating:
-                    await self._write(encode_transfer_header(replica.sent, 0))
+                self._beat = trio.Event()
+                await self._write(encode_transfer_header(replica.sent, 0))
+                self._beat.set()
+                self._beat = None
 
     async def _read(self, position: int) -> bytes:
         store = self._storage.store

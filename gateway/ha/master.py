@@ -201,6 +201,8 @@ class HaMaster:
             peer_log.error("slave_closed", reason=str(error))
         except OffsetOutOfRange as error:
             peer_log.error("slave_closed", reason=history.behind(error.offset, error.low))
+        except OSError as error:
+            peer_log.error("slave_closed", reason=f"the log cannot be read: {error}")
         except trio.TooSlowError:
             peer_log.warning("slave_closed", reason="it was silent or took no bytes for haHousekeepingInterval")
         except LOST as error:

@@ -1,5 +1,6 @@
 """The HA port as a slave sees it, over memory streams and a clock that jumps: frames, heartbeats, limits, refusals."""
 
+import errno
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -147,6 +148,22 @@ async def test_a_slow_slave_over_a_socket_gets_every_byte_once(seeded_random: Ra
                 received += len(transfer.data)
         await slave.take(storage.store.end_offset - received)
         await slave.stream.aclose()
+
+
+async def test_a_log_that_cannot_be_read_ends_the_link_and_no_append(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, storage = make_master(MemoryLog(DATA))
+    with structlog.testing.capture_logs() as logs:
+        async with linked(master) as slave:
+            await slave.report(len(DATA))
+            await trio.testing.wait_all_tasks_blocked()
+
+            def fail(offset: int, limit: int) -> bytes:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+            monkeypatch.setattr(storage.store, "read_raw", fail)
+            storage.append(b"message")
+            assert await slave.closed()
+    assert "Too many open files" in refusals(logs)
 
 
 async def test_no_transfer_crosses_a_file_or_is_longer_than_the_option() -> None:
