@@ -73,8 +73,8 @@ class SlaveLink:
     async def run(self, replica: Replica) -> None:
         """Sends and listens until something ends that.
 
-        Raises FrameError, ReportRefused, OffsetOutOfRange, OSError (the log cannot be read), TooSlowError or one of LOST;
-        returns only after `close`.
+        Raises FrameError, ReportRefused, OffsetOutOfRange, OSError (the log cannot be read), TooSlowError or one of
+        LOST; returns only after `close`.
         """
         if replica.broker_id is not None:  # one of our own takes larger transfers
             self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
