@@ -17,6 +17,7 @@ from store.jsonfile import load_json, save_json
 from store.queue import ConsumeQueue
 
 FILE: Final = "pocketmq/queues.json"
+NOWHERE: Final = -1
 
 
 class KnownQueue(msgspec.Struct, array_like=True, gc=False):
@@ -39,6 +40,11 @@ class Manifest(msgspec.Struct):
     index_files: list[str]
     queues: list[KnownQueue]
 
+    @property
+    def vouches(self) -> bool:
+        """Whether it was written with a checkpoint, and not withdrawn since."""
+        return self.offset != NOWHERE
+
 
 _DECODER = msgspec.json.Decoder(Manifest)
 
@@ -53,14 +59,17 @@ def save(root: str, manifest: Manifest, fs: FileSystem) -> None:
     save_json(f"{root}/{FILE}", msgspec.json.encode(manifest), fs=fs)
 
 
-def withdraw(root: str, fs: FileSystem) -> None:
-    """Nothing vouches for the derived files any more: they are about to be made again. OSError."""
-    path = f"{root}/{FILE}"
-    found = [name for name in (path, f"{path}.bak") if fs.stat(name) is not None]
-    for name in found:
-        fs.unlink(name)
-    if found:
-        fs.sync_directory(path.rpartition("/")[0])
+def withdraw(root: str, fs: FileSystem, floors: Mapping[tuple[str, int], int]) -> None:
+    """Nothing vouches for the derived files any more: they are about to be made again. OSError.
+
+    What is left says only which offsets are taken; its ``vouches`` is False.
+    """
+    queues = [KnownQueue(*name, 0, 0, used_until=floor) for name, floor in floors.items()]
+    save(root, Manifest(NOWHERE, 0, 0, [], queues), fs)
+    backup = f"{root}/{FILE}.bak"
+    if fs.stat(backup) is not None:
+        fs.unlink(backup)
+        fs.sync_directory(backup.rpartition("/")[0])
 
 
 def snapshot(queues: Iterable[ConsumeQueue], floors: Mapping[tuple[str, int], int]) -> list[KnownQueue]:

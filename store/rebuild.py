@@ -90,7 +90,7 @@ class Derived:
         log_verdict = self._log_verdict
         self.floors = seen_floors(self._queues, manifest, log_verdict.end, self._log.file_size)
         self._queues.floors = self.floors
-        trusted = manifest is not None and log_verdict.vouched
+        trusted = manifest is not None and manifest.vouches and log_verdict.vouched
         if manifest is not None and trusted and manifest.offset >= log_verdict.begin:
             self._vouched_ends = {(known.topic, known.queue_id): known.max_offset for known in manifest.queues}
         bad: dict[QueueName, str] = {}
@@ -202,7 +202,7 @@ class Derived:
         compare = verdict.compare and end > self._log.start_offset
         if verdict.queues or verdict.index_reason is not None or compare:
             # A stop in the middle of this must not leave a manifest that speaks for what is gone.
-            withdraw(self._root, self._fs)
+            withdraw(self._root, self._fs, self.floors)
             self.rebuilt = True
         self._put_aside_files()
         for (topic, queue_id), reason in verdict.queues.items():

@@ -16,6 +16,7 @@ from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem, StrPath
 from store.manifest import load as load_manifest
 from store.progress import Silent
+from tests.fakes import Clock
 from tests.store.making import crash, damage, drain, flush, maintain, message, open_store, options
 
 FILE_UNITS = 20
@@ -152,4 +153,26 @@ def test_a_deleted_topic_begins_anew(tmp_path: Path) -> None:
     store.close()
     store = open_store(tmp_path)
     assert append(store) == 1
+    store.close()
+
+
+def test_a_stop_in_the_middle_of_a_rebuild(tmp_path: Path) -> None:
+    """The manifest does not vouch for anything then, but it still knows the offsets."""
+    store = open_store(tmp_path)
+    expire(store, tmp_path, 30)
+    store.close()
+    shutil.rmtree(tmp_path / "consumequeue")
+
+    class Stop(Exception):
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise Stop
+
+    for _ in range(2):
+        with pytest.raises(Stop):
+            MessageStore.open(options(tmp_path), now_ms=Clock(), progress=stop)
+    store = open_store(tmp_path)
+    assert drain(store, "Other")
+    assert append(store) == 30
     store.close()

@@ -29,10 +29,14 @@ def test_save_load_withdraw(tmp_path: Path) -> None:
     save(root, SAMPLE, FS)
     assert load(root, FS) == SAMPLE
     save(root, SAMPLE, FS)
-    withdraw(root, FS)
-    assert load(root, FS) is None
-    assert list((tmp_path / "pocketmq").iterdir()) == []
-    withdraw(root, FS)
+    assert SAMPLE.vouches
+    for _ in range(2):
+        withdraw(root, FS, {("T", 1): 7})
+        left = load(root, FS)
+        assert left is not None
+        assert not left.vouches
+        assert left.queues == [KnownQueue("T", 1, 0, 0, used_until=7)]
+        assert [path.name for path in (tmp_path / "pocketmq").iterdir()] == [Path(FILE).name]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"offset":"x"}'])
