@@ -71,6 +71,30 @@ def test_statuses_outside_the_offsets(store: MessageStore) -> None:
     assert get(store, 2).status is GetStatus.FOUND
 
 
+@pytest.mark.parametrize("tagged", [False, True])
+def test_offsets_of_lost_messages_are_passed_over(store: MessageStore, tagged: bool) -> None:
+    """Wherever in the gap a pull begins; all messages on both sides come, also in one pull.
+
+    The official broker passes over such units too, but then, in that pull, also over messages that lie in the
+    log's first file (it goes on behind the file that the unit seems to be in).
+    """
+    fill(store, 5, tag="A")
+    store._log.forget_queue("T", 0, 5)
+    store._floors["T", 0] = 3000
+    fill(store, 5, tag="A")
+    matches = (lambda code: code == java_hash("A")) if tagged else None
+    assert [record.queue_offset for record in drain(store)] == [0, 1, 2, 3, 4, *range(3000, 3005)]
+    for begin in (5, 6, 1500, 2999, 3000):
+        at = begin
+        found: list[int] = []
+        while len(found) < 5:
+            result = get(store, at, matches=matches)
+            assert result.next_offset > at
+            found += numbers(result)
+            at = result.next_offset
+        assert (found, at) == ([0, 1, 2, 3, 4], 3005)
+
+
 def test_found(store: MessageStore) -> None:
     """Whole records, one behind the other, and where to go on."""
     fill(store, 50)
