@@ -3,7 +3,7 @@
 A *life* opens the store, does random things and ends: closed, killed, or with the loss of power in the middle of any
 change of the disk, also while it recovers. After each life everything that was promised must be there:
 
-- what survives of all messages, in the order they were appended, is a prefix;
+- what survives of all messages, in the order they were appended, is a prefix, less what retention removed in front;
 - it holds everything that was acknowledged under the promise of its flush mode, and everything that a consumer saw;
 - each queue gives exactly its messages, in order, and the index finds each of them.
 
@@ -56,6 +56,8 @@ class Lives:
         self.clock = Clock()
         self.sent: list[Sent] = []
         self.promised = 0  # so many of them must survive what comes next
+        self.removed = 0  # so many of them may have been removed as expired
+        self.places: dict[str, int] = {}  # key -> where it is in the log
         self.doubtful: set[Sent] = set()
         self.count = 0
         self.crashes = 0
@@ -76,10 +78,14 @@ class Lives:
         try:
             store = MessageStore.open(options(self.sync), now_ms=self.clock, fs=disk)
             for _ in range(rng.randint(1, 40)):
-                action = rng.choice(("append", "append", "append", "flush", "maintain", "dispatch", "later"))
+                action = rng.choice(
+                    (*["append", "flush", "maintain", "dispatch", "later"] * 3, "append", "append", "clean")
+                )
                 if action == "append":
                     batch = self._batch(store.end_offset)
-                    store.append([_message(item) for item in batch], atomic=rng.random() < 0.2)
+                    messages = [_message(item) for item in batch]
+                    store.append(messages, atomic=rng.random() < 0.2)
+                    self.places.update({item.key: at.physical_offset for item, at in zip(batch, messages, strict=True)})
                     returned = len(self.sent)
                 elif action == "flush":
                     covered = len(self.sent)
@@ -89,12 +95,17 @@ class Lives:
                     flushed = covered
                 elif action == "maintain":
                     maintenance = store.maintain_begin()
+                    begin = store.start_offset
+                    self.removed = sum(self.places.get(item.key, begin) < begin for item in self.sent)
                     if maintenance is not None:
                         maintenance.run()
                         store.maintain_done(maintenance)
                 elif action == "dispatch":
                     store.dispatch_step()
                     seen = self._seen(store)
+                elif action == "clean":
+                    store.request_cleaning()  # of all files, as they seem to be of 1970
+                    self.clock.advance(10_001)
                 else:
                     self.clock.advance(rng.randint(1, 20_000))
             if rng.random() < 0.4:
@@ -134,15 +145,22 @@ class Lives:
             pass
         found = read_all(store)
         numbers = [number for _, number in sorted(found)]
+        self.places.update({f"key{number}": place for place, number in found})
         expected = [_number(item.body) for item in self.sent]
+        there = set(numbers)
+        first = next((at for at, number in enumerate(expected) if number in there), min(self.removed, len(expected)))
         if self.holes_allowed:
-            there = set(numbers)
+            first = min(first, self.removed)
+        assert first <= self.removed, f"{first} are gone in front, {self.removed} were removed"
+        self.sent, expected = self.sent[first:], expected[first:]
+        self.promised, self.removed = max(0, self.promised - first), self.removed - first
+        if self.holes_allowed:
             assert numbers == [number for number in expected if number in there], "what survives was never sent so"
         else:
             assert numbers == expected[: len(numbers)], "what survives is not a prefix"
-        lost = set(expected[: self.promised]) - set(numbers)
+        lost = set(expected[: self.promised]) - there
         assert not lost, f"{self.promised} were promised, {len(numbers)} are there, {len(lost)} are lost"
-        self.sent = [item for item in self.sent if _number(item.body) in set(numbers)]
+        self.sent = [item for item in self.sent if _number(item.body) in there]
         for topic in TOPICS:
             for queue_id in range(3):
                 wanted = [_number(item.body) for item in self.sent if item[:2] == (topic, queue_id)]

@@ -24,10 +24,11 @@ def _quiet() -> Iterator[None]:
 ROOT = Path(__file__).parent.parent.parent
 LONG = os.environ.get("POCKETMQ_LONG") == "1"
 LIVES = 4
-RUNS = 3000 if LONG else 80  # of each flush mode; about two crashes each
+RUNS = 500 if LONG else 80  # of each flush mode; about two crashes each
 FIRST_SEED = int(os.environ.get("POCKETMQ_SEED") or 0)
 
 MODES = pytest.mark.parametrize("sync", [True, False], ids=["SYNC_FLUSH", "ASYNC_FLUSH"])
+BLOCKS = pytest.mark.parametrize("block", range(6 if LONG else 1))  # of seeds
 Record = Callable[[str, object], None]
 
 TRACE = """
@@ -42,10 +43,11 @@ for seed in range(3):
 """
 
 
-def survive(runs: int, record: Record, *, sync: bool, tear_inside_sectors: bool = False) -> None:
+def survive(block: int, runs: int, record: Record, *, sync: bool, tear_inside_sectors: bool = False) -> None:
     """Each seed is a run of several lives; a failing seed is named, and repeats exactly."""
     crashes = messages = 0
-    for seed in range(FIRST_SEED, FIRST_SEED + runs):
+    first = FIRST_SEED + block * runs
+    for seed in range(first, first + runs):
         run = Lives(seed, sync=sync, tear_inside_sectors=tear_inside_sectors)
         try:
             run.run(LIVES)
@@ -53,7 +55,7 @@ def survive(runs: int, record: Record, *, sync: bool, tear_inside_sectors: bool 
             raise AssertionError(f"seed {seed}, sync={sync}, crash {run.crashes}: {error}") from error
         crashes += run.crashes
         messages += run.count
-    record("seeds", f"{FIRST_SEED} to {FIRST_SEED + runs - 1}")
+    record("seeds", f"{first} to {first + runs - 1}")
     record("crashes", crashes)
     record("messages", messages)
     assert crashes > runs  # the runs did crash
@@ -61,16 +63,18 @@ def survive(runs: int, record: Record, *, sync: bool, tear_inside_sectors: bool 
 
 @pytest.mark.crash
 @MODES
-def test_promises_hold_after_any_crash(sync: bool, record_property: Record) -> None:
+@BLOCKS
+def test_promises_hold_after_any_crash(block: int, sync: bool, record_property: Record) -> None:
     """What survives is a prefix with everything in it that was promised."""
-    survive(RUNS, record_property, sync=sync)
+    survive(block, RUNS, record_property, sync=sync)
 
 
 @pytest.mark.crash
 @MODES
-def test_promises_hold_even_if_sectors_tear(sync: bool, record_property: Record) -> None:
+@BLOCKS
+def test_promises_hold_even_if_sectors_tear(block: int, sync: bool, record_property: Record) -> None:
     """No drive should do that; still nothing is lost that was promised."""
-    survive(RUNS // 4, record_property, sync=sync, tear_inside_sectors=True)
+    survive(block, RUNS // 4, record_property, sync=sync, tear_inside_sectors=True)
 
 
 @pytest.mark.crash
