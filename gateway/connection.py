@@ -273,7 +273,7 @@ class Connection:
         self.close()
 
     async def drain(self) -> None:
-        """Sends what is queued; returns when the kernel has it all."""
+        """Sends what is queued; returns when the kernel has it all. Others have a turn only if that is much."""
         while self._sending:
             await self._drained.wait()
         if not self._outbox:
@@ -285,7 +285,7 @@ class Connection:
                 data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
                 self._outbox = []
                 if len(data) <= SEND_BYTES:
-                    await self._send(data)
+                    await self._send(data, send_now(self._stream, data))
                 else:
                     await self._send_in_parts(memoryview(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -294,8 +294,9 @@ class Connection:
             self._sending = False
             self._drained.set()
 
-    async def _send(self, data: bytes | memoryview) -> None:
-        await self._stream.send_all(data)
+    async def _send(self, data: bytes | memoryview, taken: int = 0) -> None:
+        if taken < len(data):
+            await self._stream.send_all(data[taken:])
         self._outbox_bytes -= len(data)
         self.last_active = trio.current_time()
 
