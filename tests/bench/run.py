@@ -94,7 +94,7 @@ class Server:
         self, target: Target, role: str, folder: str, port: int, settings: dict[str, Any], options: argparse.Namespace
     ) -> None:
         self.folder, self.port = folder, port
-        os.makedirs(os.path.join(folder, "home", "conf"))
+        os.makedirs(os.path.join(folder, "home", "conf"), exist_ok=True)
         for name in ("namesrv", "broker"):  # the official start-up wants both files
             with open(os.path.join(folder, "home", "conf", f"logback_{name}.xml"), "w") as file:
                 file.write('<configuration><root level="OFF"/></configuration>\n')
