@@ -11,6 +11,7 @@ a torn write leaves either old times or new ones, which are both true, and a ``V
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -103,10 +104,12 @@ class CheckpointFile:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """On disk when it returns. The file keeps its two 5.x offsets. OSError."""
+        is_new = True
         try:
             fd = self._fs.create(self._path, SIZE)
         except FileExistsError:
             fd = self._fs.open(self._path)
+            is_new = False
         try:
             page = bytearray(encode(checkpoint))
             page[24:40] = self._fs.pread(fd, 40, 0)[24:40].ljust(16, b"\0")
@@ -114,3 +117,6 @@ class CheckpointFile:
             self._fs.fdatasync(fd)
         finally:
             self._fs.close(fd)
+        if is_new:
+            # Without its name a start would read the whole log, and a first life may be long.
+            self._fs.sync_directory(os.path.dirname(self._path) or ".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from store.checkpoint import NOTHING, SIZE, Checkpoint, CheckpointFile, Times, Vouched, decode, encode
 from store.files import FileSystem
+from tests.fakes import PowerLossFiles
 
 NOW = 1_700_000_000_000
 TIMES = Times(NOW - 3, NOW - 2, NOW - 1)
@@ -87,3 +89,16 @@ def test_the_file(tmp_path: Path) -> None:
     file.write(SAMPLE._replace(vouched=None))
     assert file.read(NOW) == SAMPLE._replace(vouched=None)
     assert struct.unpack_from(">qq", path.read_bytes(), 24) == (11, 22)
+
+
+def test_the_first_one_survives_a_loss_of_power() -> None:
+    """Its name too, not only its bytes."""
+    disk = PowerLossFiles()
+    disk.makedirs("/s")
+    file = CheckpointFile("/s/checkpoint", disk)
+    file.write(SAMPLE)
+    steps = disk.steps
+    for seed in range(30):
+        assert CheckpointFile("/s/checkpoint", disk.lose_power(random.Random(seed))).read(NOW) == SAMPLE
+    file.write(SAMPLE)
+    assert disk.steps == steps + 2  # a write and its flush: the name is safe for good
