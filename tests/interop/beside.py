@@ -1,8 +1,8 @@
 """Tests that run side by side: with official servers a test mostly waits for their timers, which can be done together.
 
-A test marked `beside` runs in a thread of a pool. It takes parameters and fixtures of the session only, starts a
-Cluster of its own, and asserts nothing that a busy machine would break. All of these come at the end of a run, so that
-nothing that measures times runs beside them. Each is reported as if it had run alone.
+A test marked `beside` runs in a thread of a pool. It takes parameters and the session's fixtures of conftest.py
+only, starts a Cluster of its own, and asserts nothing that a busy machine would break. All of these come at the end of
+a run, so that nothing that measures times runs beside them. Each is reported as if it had run alone.
 """
 
 import contextlib
@@ -36,7 +36,8 @@ class Beside:
         if item.nodeid not in self._runs:
             for each in items:
                 if isinstance(each, pytest.Function) and is_marked(each):
-                    with contextlib.suppress(pytest.skip.Exception):  # which its own set-up will meet again
+                    # What keeps one from its fixtures, its own set-up will meet again.
+                    with contextlib.suppress(Exception, pytest.skip.Exception, pytest.fail.Exception):
                         self._runs[each.nodeid] = self._pool.submit(each.obj, **self._arguments(each))
         self._runs[item.nodeid].result()
 

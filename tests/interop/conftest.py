@@ -8,6 +8,7 @@ CI=true it fails.
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.interop import maven, raw
 from tests.interop.beside import Beside, is_marked
 from tests.interop.child import wait_until
-from tests.interop.driver import Driver, Producer, PullConsumer
+from tests.interop.driver import Driver, Json, Producer, PullConsumer
 from tests.interop.processes import OURS, Cluster
 
 CLIENTS: Final = ("4.8.0", "4.9.8", "5.3.3")
@@ -27,8 +28,11 @@ each_client_once = pytest.mark.parametrize(
     "client", [*((version, "JSON") for version in CLIENTS), (CLIENTS[1], "ROCKETMQ")], indirect=True, ids="-".join
 )
 
+ASKS_SOON: Final[Json] = {"transactionCheckInterval": 1500, "transactionTimeOut": 1000, "transactionCheckMax": 5}
+
 MakeTopic = Callable[..., str]
 MakeDriver = Callable[..., Driver]
+Site = Callable[[], AbstractContextManager[tuple[Cluster, Producer]]]
 
 
 def give_up(reason: str) -> None:
@@ -83,8 +87,34 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _beside(request: pytest.FixtureRequest, _official_parts: None) -> Iterator[Beside]:
+def _beside(request: pytest.FixtureRequest, drivers: MakeDriver) -> Iterator[Beside]:
+    """Ends before the drivers do."""
     with Beside(request) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def site(target: str, drivers: MakeDriver) -> Site:
+    """For replication: starts a name server of ours and an official producer; each test adds its brokers."""
+    if target != OURS:
+        pytest.skip("pairs have an official side already")
+
+    @contextmanager
+    def started() -> Iterator[tuple[Cluster, Producer]]:
+        with Cluster() as cluster:
+            cluster.add_namesrv()
+            with drivers("4.9.8").producer(cluster.namesrv_addr) as producer:
+                yield cluster, producer
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def asking(target: str) -> Iterator[Cluster]:
+    """For transactions: a cluster whose broker asks soon."""
+    with Cluster(target) as running:
+        running.add_namesrv()
+        running.add_broker(**ASKS_SOON)
         yield running
 
 

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +16,7 @@ import pytest
 
 from tests.interop import raw
 from tests.interop.child import wait_until
-from tests.interop.conftest import MakeDriver
+from tests.interop.conftest import Site
 from tests.interop.driver import ClientError, Json, Producer
 from tests.interop.processes import OURS, Broker, Cluster
 
@@ -38,23 +37,6 @@ PAIRS: Final = [
     *((official, OURS) for official in OFFICIAL),
     (OURS, OURS),
 ]
-Site = Callable[[], AbstractContextManager[tuple[Cluster, Producer]]]
-
-
-@pytest.fixture(scope="session")
-def site(target: str, drivers: MakeDriver) -> Site:
-    """Starts a name server of ours and an official producer; each test adds its brokers."""
-    if target != OURS:
-        pytest.skip("pairs have an official side already")
-
-    @contextmanager
-    def started() -> Iterator[tuple[Cluster, Producer]]:
-        with Cluster() as cluster:
-            cluster.add_namesrv()
-            with drivers("4.9.8").producer(cluster.namesrv_addr) as producer:
-                yield cluster, producer
-
-    return started
 
 
 def add_master(cluster: Cluster, kind: str, role: str = "SYNC_MASTER", **settings: Any) -> Broker:

@@ -1,11 +1,9 @@
 """Transactions with official Java clients: decided at once, on demand, by another producer, under another make."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.interop.child import wait_until
-from tests.interop.conftest import CLIENTS, MakeDriver, has_route
+from tests.interop.conftest import ASKS_SOON, CLIENTS, MakeDriver, has_route
 from tests.interop.driver import Json, Producer
 from tests.interop.processes import OURS, Cluster
 
@@ -13,17 +11,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.beside]
 each_version = pytest.mark.parametrize("version", CLIENTS)
 
 FIRST: Json = {"where": "FIRST_OFFSET"}
-QUICK: Json = {"transactionCheckInterval": 1500, "transactionTimeOut": 1000, "transactionCheckMax": 5}
 OTHER = "4.9.4"
-
-
-@pytest.fixture(scope="session")
-def asking(target: str) -> Iterator[Cluster]:
-    """A cluster whose broker asks soon."""
-    with Cluster(target) as running:
-        running.add_namesrv()
-        running.add_broker(**QUICK)
-        yield running
 
 
 def make_topic(producer: Producer, cluster: Cluster) -> str:
@@ -131,7 +119,7 @@ def test_undecided_ones_survive_the_broker(drivers: MakeDriver, target: str, fir
             transaction(producer, topic, "commit", "COMMIT_MESSAGE", "COMMIT_MESSAGE")
             with client.push(own.namesrv_addr, topic, **FIRST) as consumer:
                 assert [message["body"] for message in consumer.received(1)] == ["commit"]
-            broker.restart(second, timeout=60, **QUICK)
+            broker.restart(second, timeout=60, **ASKS_SOON)
             own.wait_registered(broker)
             with client.push(own.namesrv_addr, topic, **FIRST) as consumer:
                 messages = consumer.received(2, timeout=30)
