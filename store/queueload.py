@@ -143,6 +143,24 @@ class _OneFile:
         found = bisect(0, end, lambda index: self.unit(index) == BLANK_UNIT)
         return found + (found < end and self.unit(found) == PLACE_UNIT)
 
+    def after_blanks(self, begin: int, end: int) -> int:
+        """The first unit from ``begin`` on that is no blank."""
+        while begin < end and self.unit(begin) == BLANK_UNIT:
+            begin += 1
+        return begin
+
+    def first_alive(self, begin: int, end: int, commitlog_min: int) -> int:
+        """The first unit whose record is not below ``commitlog_min``; ``end`` if there is none.
+
+        Blanks may stand between units; they are as old as what follows them.
+        """
+
+        def dead(index: int) -> bool:
+            at = self.after_blanks(index, end)
+            return at < end and bool(UNIT.unpack(self.unit(at))[0] < commitlog_min)
+
+        return self.after_blanks(bisect(begin, end, dead), end)
+
     def physical_end(self, blanks: int, end: int) -> int:
         """Where the record of the last unit that is no blank ends; 0 without one."""
         for index in range(end - 1, blanks - 1, -1):
@@ -286,7 +304,7 @@ class QueueLoader:
             first = file.blanks(end)
             physical_end = file.physical_end(first, end)
             if first < end and UNIT.unpack(file.unit(first))[0] < commitlog_min:
-                first = bisect(first, end, lambda at: UNIT.unpack(file.unit(at))[0] < commitlog_min)
+                first = file.first_alive(first, end, commitlog_min)
             return _FileExtent(end, first, physical_end)
         finally:
             file.close()

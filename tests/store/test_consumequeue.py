@@ -1049,3 +1049,19 @@ def test_anomalies_are_told_once(tmp_path: Path) -> None:
         queues.anomalies.report()
         assert len(logs) == 21
         assert (logs[0]["physical_offset"], logs[-1]["count"]) == (3000, 2000)
+
+
+@pytest.mark.parametrize("alive", range(4))
+def test_blanks_between_units_do_not_hide_what_is_in_front_of_them(tmp_path: Path, alive: int) -> None:
+    """The minimum after a load is the first unit whose record is left, however many offsets were lost behind it."""
+    queues = open_queues(tmp_path)
+    for number in range(4):
+        queues.put("T", 0, number, number * RECORD, RECORD, 0)
+    queues.put("T", 0, 9, 4 * RECORD, RECORD, 0)
+    queues.flush()
+    again = open_queues(tmp_path)
+    again.load(alive * RECORD)
+    assert (only(again).min_offset, only(again).max_offset) == (alive, 10)
+    again = open_queues(tmp_path)
+    again.load(4 * RECORD)
+    assert only(again).min_offset == 9
