@@ -48,6 +48,11 @@ class Cleaner:
         self.retention = Retention(options)
         self.disk_percent = 0
 
+    @property
+    def is_correcting(self) -> bool:
+        """Minimum offsets of some queues are still those from before the last deletion."""
+        return bool(self._waiting)
+
     def refusal(self) -> str | None:
         """Why no message is taken, if the disk is too full."""
         if not self.retention.disk_full:

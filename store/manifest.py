@@ -35,7 +35,7 @@ class Manifest(msgspec.Struct):
     """The derived files for all records below ``offset``."""
 
     offset: int
-    log_begin: int
+    log_begin: int  # that the minimum offsets go with; NOWHERE if they are from before a deletion
     index_end: int  # commitlog offset of the newest indexed record
     index_files: list[str]
     queues: list[KnownQueue]

@@ -26,7 +26,7 @@ from store.files import FileSystem
 from store.flush import Flusher, FlushJob
 from store.healing import Healer
 from store.index import IndexFlush, KeyIndex
-from store.manifest import KnownQueue, Manifest, newest_change, snapshot
+from store.manifest import NOWHERE, KnownQueue, Manifest, newest_change, snapshot
 from store.manifest import load as load_manifest
 from store.manifest import save as save_manifest
 from store.options import StoreOptions
@@ -226,7 +226,7 @@ class Upkeep:
         index = self._index
         return Manifest(
             mark.offset,
-            self._log.start_offset,
+            NOWHERE if self._cleaner.is_correcting else self._log.start_offset,
             0 if index is None else index.end_offset,
             [] if index is None else [file.path.rpartition("/")[2] for file in index.files],
             snapshot(self._queues, self.floors),

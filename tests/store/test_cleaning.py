@@ -307,3 +307,23 @@ def test_a_loss_of_power_leaves_no_hole_in_the_log() -> None:
     for seed in range(30):
         left = disk.lose_power(random.Random(seed)).listdir("/log")
         assert left == there[-len(left) :]
+
+
+def test_a_checkpoint_right_after_a_deletion(
+    tmp_path: Path, disk: Disk, clock: Clock, logs: list[structlog.typing.EventDict]
+) -> None:
+    """The queues' minimum offsets follow later; a start in between does not take that for damage."""
+    store = make(tmp_path, disk, clock)
+    age(tmp_path, clock, [20, 20, 20])
+    store.request_cleaning()
+    flush(store)
+    clock.advance(60_000)
+    job = store.maintain_begin()
+    assert job is not None
+    job.run()
+    store.maintain_done(job)
+    assert store.start_offset > 0
+    store._lock.release()  # killed
+    store = open_store(tmp_path, fs=disk, clock=clock)
+    assert [entry for entry in logs if entry["event"] == "consume_queue_rebuilt"] == []
+    store.close()
