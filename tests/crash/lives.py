@@ -8,8 +8,8 @@ change of the disk, also while it recovers. After each life everything that was 
 - each queue gives exactly its messages, in order, and the index finds each of them.
 
 On a disk that also tears inside its sectors, what survives of what nobody was promised may have holes: a torn sector
-looks like one that was damaged after it had been written, and then the messages behind it are kept. Nor are keys promised
-then: the index relies on whole sectors.
+looks like one that was damaged after it had been written, and then the messages behind it are kept. Nor are keys
+promised then: the index relies on whole sectors.
 """
 
 from __future__ import annotations
