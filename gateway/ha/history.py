@@ -23,7 +23,9 @@ _MAGICS = tuple(HEAD.pack(0, magic)[4:] for magic in (MAGIC_V1, MAGIC_V2))
 _MAGIC_POSITION = 4
 _OFFSET_POSITION = 28
 
-_ABSENT = "can not find message by the offset"  # what official brokers say to VIEW_MESSAGE_BY_ID
+# What official brokers say to VIEW_MESSAGE_BY_ID where no message begins. They take the four bytes there for its
+# length, answer with so many bytes if they have them (none for 0), and fail on a negative length.
+_ABSENT = ("can not find message by the offset", "IllegalArgumentException")
 
 ReadRaw = Callable[[int, int], bytes]
 """`read(offset, limit)`: bytes of the log from `offset`, at least one; may be fewer than `limit`."""
@@ -159,12 +161,14 @@ def last_message_before(low: int, end: int, read: ReadRaw) -> tuple[int | None, 
 def same_message(ours: bytes, code: int, remark: str | None, theirs: bytes) -> Sameness:
     """Compares our message with an official broker's answer to VIEW_MESSAGE_BY_ID for its place.
 
-    Either may be cut off: where a link broke, or at the offset up to which is compared.
+    Either may be cut off: where a link broke, or at the offset up to which is compared. But an answer too short for a
+    message shows that none begins there.
     """
-    if code == ResponseCode.SUCCESS and theirs:
+    if code == ResponseCode.SUCCESS:
         common = min(len(ours), len(theirs))
-        return Sameness.SAME if ours[:common] == theirs[:common] else Sameness.DIFFERENT
-    if code == ResponseCode.SYSTEM_ERROR and _ABSENT in (remark or ""):
+        is_message = len(theirs) >= MIN_RECORD_BYTES
+        return Sameness.SAME if is_message and ours[:common] == theirs[:common] else Sameness.DIFFERENT
+    if code == ResponseCode.SYSTEM_ERROR and any(words in (remark or "") for words in _ABSENT):
         return Sameness.DIFFERENT
     return Sameness.UNKNOWN
 

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ha import history
-from gateway.ha.history import Holdings
+from gateway.ha.history import Holdings, Sameness
 from protocol.message import HEAD, MAGIC_BLANK
 from tests.gateway.ha.fakes import FILE_SIZE, MemoryLog, message, messages
 
+MESSAGE = message(0)
 MASTER = Holdings("c", "b", FILE_SIZE, 4096, 10_000)
 
 
@@ -99,3 +100,28 @@ def test_the_checksum_does_not_depend_on_how_it_is_read(data: bytes, draw: st.Da
     end = draw.draw(st.integers(begin, len(data)))
     assert history.checksum(begin, end, log.read_raw) == crc32(data[begin:end])
     assert history.read_range(begin, end, log.read_raw) == data[begin:end]
+
+
+NEGATIVE = "java.lang.IllegalArgumentException, java.nio.Buffer.limit(Buffer.java:275)"
+
+
+@pytest.mark.parametrize(
+    ("code", "remark", "theirs", "verdict"),
+    [
+        (0, None, MESSAGE, Sameness.SAME),
+        (0, None, MESSAGE + b"more", Sameness.SAME),
+        (0, None, MESSAGE[:-1], Sameness.SAME),
+        (0, None, MESSAGE[:-1] + b"?", Sameness.DIFFERENT),
+        (0, None, b"", Sameness.DIFFERENT),
+        (0, None, bytes(1), Sameness.DIFFERENT),
+        (1, "can not find message by the offset, 7", b"", Sameness.DIFFERENT),
+        (1, NEGATIVE, b"", Sameness.DIFFERENT),
+        (1, "java.util.NoSuchElementException", b"", Sameness.UNKNOWN),
+        (2, "[OVERLOAD]system busy", b"", Sameness.UNKNOWN),
+    ],
+)
+def test_what_an_official_broker_has_at_the_place_of_our_message(
+    code: int, remark: str | None, theirs: bytes, verdict: Sameness
+) -> None:
+    """It takes any four bytes for a length: 00000000 gives an empty answer, 00000001 one byte, which is 0 like ours."""
+    assert history.same_message(MESSAGE, code, remark, theirs) is verdict
