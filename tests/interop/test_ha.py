@@ -264,7 +264,7 @@ def test_our_slave_does_not_follow_a_master_that_lost_its_tail(site: Site, maste
         torn = lose_the_tail(cluster, producer, master_kind, OURS)
         says(torn.slave, "replication_refused", "bytes that the master lacks")
         grow(cluster, producer, torn)
-        line = says(torn.slave, "replication_refused", "the two logs were written by different masters", timeout=45)
+        line = says(torn.slave, "replication_refused", "the two logs were written by different masters", timeout=75)
         if master_kind == OURS:
             assert "They are equal up to offset" in line
             says(torn.master, "slave_refused", "different masters")
