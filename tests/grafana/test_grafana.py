@@ -41,7 +41,7 @@ from tests.gateway.hostile.rig import (
     store_options,
 )
 
-FOLDER = Path(__file__).parent.parent / "grafana"
+FOLDER = Path(__file__).parents[2] / "grafana"
 DASHBOARD = json.loads((FOLDER / "pocketmq.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 VARIABLES: list[dict[str, Any]] = DASHBOARD["templating"]["list"]
@@ -135,11 +135,11 @@ async def expose(directory: Path) -> tuple[Exposed, Exposed]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exposed, ...]:
     """The broker, the name server, and what Prometheus adds about both."""
     of_broker, of_namesrv = trio.run(expose, tmp_path_factory.mktemp("servers"))
+    codes = {"request_code": RequestCode, "response_code": ResponseCode}
     for exposed in (of_broker, of_namesrv):
         for labels in exposed.values():
-            if "request_code" in labels:
-                labels["request_code"] = {code.name.lower() for code in RequestCode}
-                labels["response_code"] = {code.name.lower() for code in ResponseCode}
+            for label in codes.keys() & labels.keys():
+                labels[label] = {code.name.lower() for code in codes[label]}
     return of_broker, of_namesrv, {"up": {"job": set(jobs())}}
 
 
@@ -355,7 +355,15 @@ def test_scrape_configuration_names_the_default_ports_and_the_rules() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-@pytest.mark.parametrize("command", [("rules", "alerts.yml"), ("config", "prometheus.yml")])
-def test_promtool_agrees(command: tuple[str, str]) -> None:
-    done = subprocess.run(["promtool", "check", *command], cwd=FOLDER, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "rules", str(FOLDER / "alerts.yml")),
+        ("check", "config", str(FOLDER / "prometheus.yml")),
+        ("test", "rules", str(Path(__file__).with_name("alerts_fire.yml"))),
+    ],
+    ids=["rules", "config", "firing"],
+)
+def test_promtool_agrees(command: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
