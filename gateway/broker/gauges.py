@@ -1,13 +1,16 @@
 """What Prometheus reads from the broker's tables at each scrape: connections, queue fill, lag, storage.
 
 Names are those of RocketMQ 5.x, and for offsets those of rocketmq-exporter, whose dashboards sum producer_offset and
-consumer_offset over brokers: each master reports its own queues, and a slave reports none of them.
+consumer_offset over brokers: each master reports its own queues, and a slave reports none of them. Replication and the
+room of the disk have no metric in 5.x; those names are ours.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.broker import names
 from gateway.broker.state import Broker
+from gateway.ha.progress import Replica
 from gateway.metrics import Metrics
 from store.options import BrokerRole
 
@@ -65,6 +68,21 @@ def register_gauges(metrics: Metrics, broker: Broker) -> None:
         lambda: [(("local", "disk"), broker.store.end_offset - broker.store.dispatched_offset)],
     )
     native("rocketmq_storage_writable", "1 while the store takes messages.", (), lambda: _one(broker.store.writable[0]))
+    native(
+        "rocketmq_storage_disk_used_ratio",
+        "Used share of the log's file system, as diskMaxUsedSpaceRatio counts it.",
+        ("storage_type", "storage_medium"),
+        lambda: _disk_used(broker),
+    )
+    if broker.replication.master is not None:
+        progress = broker.replication.master.progress
+        native("rocketmq_replication_slaves", "Slaves that follow.", (), lambda: _one(len(progress.replicas)))
+        native(
+            "rocketmq_replication_behind_bytes",
+            "Bytes that a slave has not confirmed.",
+            ("slave",),
+            lambda: _behind(progress.replicas, broker.store.end_offset),
+        )
     if broker.store_options.broker_role is not BrokerRole.SLAVE:
         native("rocketmq_half_messages", "Half messages without a decision.", (), lambda: _one(_undecided(broker)))
         _register_offsets(metrics, broker)
@@ -100,6 +118,26 @@ def _register_offsets(metrics: Metrics, broker: Broker) -> None:
 
 def _one(value: float) -> list[Row]:
     return [((), float(value))]
+
+
+def _disk_used(broker: Broker) -> list[Row]:
+    """Nothing when the system does not tell."""
+    options = broker.store_options
+    try:
+        figures = os.statvfs(options.store_path_commit_log or options.store_path_root_dir)
+    except OSError:
+        return []
+    used = figures.f_blocks - figures.f_bfree
+    return [(("local", "disk"), used / (used + figures.f_bavail))] if used + figures.f_bavail else []
+
+
+def _behind(slaves: Iterable[Replica], end: int) -> list[Row]:
+    """By broker id, or by host for an official slave, which does not tell its id; a port changes with each link."""
+    behind: dict[str, int] = {}
+    for slave in slaves:
+        name = slave.host if slave.broker_id is None else str(slave.broker_id)
+        behind[name] = max(behind.get(name, 0), end - slave.acked)
+    return [((name,), count) for name, count in behind.items()]
 
 
 def _permission(broker: Broker) -> int:

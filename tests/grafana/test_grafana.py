@@ -23,6 +23,7 @@ from gateway.broker.app import serve_broker
 from gateway.config import BrokerOptions, NamesrvOptions
 from gateway.namesrv.app import serve_namesrv
 from protocol.codes import RequestCode, ResponseCode
+from store.options import BrokerRole
 from tests.gateway.hostile.rig import (
     CREATE_TOPIC,
     GROUP,
@@ -120,6 +121,9 @@ async def expose(directory: Path) -> tuple[Exposed, Exposed]:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_namesrv, namesrv))
             await nursery.start(partial(serve_broker, broker, store_options(directory)))
+            slave = broker_options(broker_id=1)
+            following = {"broker_role": BrokerRole.SLAVE, "ha_master_address": f"127.0.0.1:{broker.listen_port + 1}"}
+            await nursery.start(partial(serve_broker, slave, store_options(directory / "slave", **following)))
             async with (
                 await trio.open_tcp_stream("127.0.0.1", broker.listen_port) as to_broker,
                 await trio.open_tcp_stream("127.0.0.1", namesrv.listen_port) as to_namesrv,
@@ -127,6 +131,8 @@ async def expose(directory: Path) -> tuple[Exposed, Exposed]:
                 await use(Client(to_broker))
                 await Client(to_namesrv).ask(ROUTE, {"topic": TOPIC})
                 exposed = await scrape(broker.metrics_port), await scrape(namesrv.metrics_port)
+                while not exposed[0].get("rocketmq_replication_behind_bytes"):  # the slave is on its way
+                    exposed = await scrape(broker.metrics_port), exposed[1]
             nursery.cancel_scope.cancel()
     return exposed
 

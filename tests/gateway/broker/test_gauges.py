@@ -1,17 +1,22 @@
 """What Prometheus reads from the broker's tables."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import pytest
 import trio
 import trio.testing
 
 from gateway.broker.gauges import register_gauges
 from gateway.connection import Connection
+from gateway.ha.progress import Replica
 from store.options import BrokerRole
 from tests.gateway.broker.handlers.rig import Rig, samples
 
 Make = Callable[..., Rig]
 OF_MASTERS = {
+    "rocketmq_replication_slaves",
+    "rocketmq_replication_behind_bytes",
     "rocketmq_half_messages",
     "rocketmq_producer_offset",
     "rocketmq_consumer_offset",
@@ -61,3 +66,30 @@ async def test_lag_of_groups(rig: Rig) -> None:
     assert samples(rig, "rocketmq_consumer_lag_messages", *labels) == {("T", "g"): 2}
     assert samples(rig, "rocketmq_consumer_offset", "topic", "group") == {("T", "g"): 5}
     assert samples(rig, "rocketmq_producer_offset", "topic") == {("T",): 7}
+
+
+async def test_slaves_and_how_far_they_are_behind(rig: Rig) -> None:
+    """A slave of ours is known by its id, official ones by their host."""
+    rig.store_messages("T", 0, 5)
+    end = rig.broker.store.end_offset
+    master = rig.broker.replication.master
+    assert master is not None
+    for name, host, offset, broker_id in (
+        ("own:1", "10.0.0.1", end - 100, 1),
+        ("official:2", "10.0.0.2", end, None),
+        ("its half-dead link:3", "10.0.0.2", end - 300, None),
+    ):
+        master.progress.attach(Replica(name, host, offset, broker_id))
+    register_gauges(rig.broker.metrics, rig.broker)
+    assert samples(rig, "rocketmq_replication_slaves") == {(): 3}
+    assert samples(rig, "rocketmq_replication_behind_bytes", "slave") == {("1",): 100, ("10.0.0.2",): 300}
+
+
+@pytest.mark.parametrize(("free", "used"), [(25, 0.75), (0, 1.0)])
+async def test_use_of_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch, free: int, used: float) -> None:
+    """Blocks that only root may fill do not count."""
+    only_for_root = 5
+    figures = SimpleNamespace(f_blocks=100 + only_for_root, f_bfree=free + only_for_root, f_bavail=free)
+    monkeypatch.setattr("gateway.broker.gauges.os.statvfs", lambda _: figures)
+    register_gauges(rig.broker.metrics, rig.broker)
+    assert samples(rig, "rocketmq_storage_disk_used_ratio") == {(): used}
