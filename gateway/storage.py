@@ -73,6 +73,7 @@ class Storage:
     ) -> None:
         self.store = store
         self.appended = Watermark(store.end_offset)
+        store.log_grew = self.appended.advance
         self.flushed = Watermark(store.flushed_offset)
         self.flushed.moved = self._settle_promises
         self._replicas: Replicas | None = None
@@ -110,15 +111,11 @@ class Storage:
 
     def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
         """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept."""
-        end = self.store.append(messages, atomic=atomic)
-        self.appended.advance(end)
-        return end
+        return self.store.append(messages, atomic=atomic)
 
     def append_raw(self, offset: int, data: bytes) -> int:
         """Appends a master's bytes at `offset`; what is complete is dispatched by `dispatch_forever`."""
-        end = self.store.append_raw(offset, data)
-        self.appended.advance(end)
-        return end
+        return self.store.append_raw(offset, data)
 
     def when_confirmed(self, end: int, told: Callable[[ResponseCode], None]) -> None:
         """Calls `told` once what stands below `end` is flushed and replicated, as far as the options promise it.

@@ -77,6 +77,8 @@ class MessageStore:
         self._is_slave = options.broker_role is BrokerRole.SLAVE
         self.verdict = verdict
         self._deletion_untold = False  # queues are gone, and the manifest still names them
+        self.log_grew: Callable[[int], None] = lambda end: None
+        """Called with the log's end by each append, before queues and index follow: slaves can go on meanwhile."""
         self.damaged_reads = 0
         self._damaged_places: set[int] = set()
         self._last_timestamp = verdict.last_timestamp
@@ -261,7 +263,9 @@ class MessageStore:
         end = commit_log.end_offset
         if self._sync_flush:
             self._dispatcher.hold(begin, end, entries, now)
+            self.log_grew(end)
             return end
+        self.log_grew(end)
         try:
             self._dispatcher.put_appended(begin, end, entries, now)
             self._write_pending()
@@ -279,6 +283,7 @@ class MessageStore:
         if self._dispatcher.dispatched_offset < self._log.start_offset:
             self._dispatcher.restart_at(Mark(self._log.start_offset, -1, 0))
             self._flusher.flushed_offset = max(self._flusher.flushed_offset, self._log.start_offset)
+        self.log_grew(end)
         return end
 
     def dispatch_step(self, limit: int = 512) -> list[Arrival]:

@@ -1,7 +1,7 @@
 """The store on the event loop: group commit, promises and their codes, and what follows a failed flush."""
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,9 +37,11 @@ class FakeStore:
         self.failure: OSError | None = None
         self.poisoned = ""
         self.undispatched: list[str] = []
+        self.log_grew: Callable[[int], None] = lambda end: None
 
     def append(self, messages: list[Any], *, atomic: bool) -> int:
         self.end_offset += len(messages)
+        self.log_grew(self.end_offset)
         return self.end_offset
 
     def flush_begin(self) -> FakeJob:
