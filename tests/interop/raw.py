@@ -190,9 +190,9 @@ def records(body: bytes) -> Iterator[Record]:
         at += numbers[0]
 
 
-def read_queue(address: str, topic: str, queue: int) -> list[Record]:
-    """All messages of a queue, from its minimum offset on, by PULL_MESSAGE on one connection."""
-    offset = int(call(address, GET_MIN_OFFSET, {"topic": topic, "queueId": queue}).fields["offset"])
+def read_queue(address: str, topic: str, queue: int, begin: int = 0) -> list[Record]:
+    """All messages of a queue, from its minimum offset or from `begin` on, by PULL_MESSAGE on one connection."""
+    offset = max(begin, int(call(address, GET_MIN_OFFSET, {"topic": topic, "queueId": queue}).fields["offset"]))
     found: list[Record] = []
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as sock:
