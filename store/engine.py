@@ -255,17 +255,14 @@ class MessageStore:
             raise StoreFull(refusal)
         commit_log = self._log
         begin = commit_log.end_offset
-        now = self._now_ms()
-        if now < self._last_timestamp:
-            now = self._last_timestamp
+        now = max(self._now_ms(), self._last_timestamp)
         entries = commit_log.append(messages, now, atomic=atomic)
         self._last_timestamp = now
         end = commit_log.end_offset
+        self.log_grew(end)
         if self._sync_flush:
             self._dispatcher.hold(begin, end, entries, now)
-            self.log_grew(end)
             return end
-        self.log_grew(end)
         try:
             self._dispatcher.put_appended(begin, end, entries, now)
             self._write_pending()
