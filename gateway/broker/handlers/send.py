@@ -151,11 +151,13 @@ def _answer_unconfirmed(
     """The messages are stored; the code says which promise could not be kept in time."""
     seconds = perf_counter() - started
     broker.stats.put_times.note(len(stored), seconds)
+    answers = []
     for command, message_id, queue_id, queue_offset in stored:
         broker.metrics.request_done(command.code, code, seconds)
         if not command.flag & FLAG_ONEWAY:
             header = broker.send_replies.header(message_id, queue_id, queue_offset)
-            connection.post_now(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
+            answers.append(encode(response(command, code, header=header, remark=_REMARKS.get(code))))
+    connection.post_now(*answers)
 
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
