@@ -127,14 +127,15 @@ class SlaveLink:
         while True:
             if appended.offset <= replica.sent:
                 await self._push_until_stuck(replica)
-            position = replica.sent
-            data = self._unsent
+            frames = self._unsent or self._frames(replica, await self._read(replica.sent))
             self._unsent = b""
-            if not data:
-                log_bytes = await self._read(position)
-                replica.sent = position + len(log_bytes)
-                data = transfers(position, log_bytes, self._batch_bytes)
-            await self._write(data)
+            await self._write(frames)
+
+    def _frames(self, replica: Replica, data: bytes) -> bytes:
+        """What the log has next for the slave, as it leaves; it counts as sent from now on."""
+        position = replica.sent
+        replica.sent += len(data)
+        return transfers(position, data, self._batch_bytes)
 
     async def _push_until_stuck(self, replica: Replica) -> None:
         """Lets appends push; returns when that left something to send, or failed, with the connection free."""
@@ -152,12 +153,10 @@ class SlaveLink:
     def _push(self, replica: Replica) -> None:
         """HOT. Called by the append that brought something new."""
         self._pushing = None
-        position, taken, frames = replica.sent, 0, b""
+        taken, frames = 0, b""
         try:
             if self._beat is None:
-                data = self._storage.store.read_raw(position, CHUNK_BYTES)
-                replica.sent = position + len(data)
-                frames = transfers(position, data, self._batch_bytes)
+                frames = self._frames(replica, self._storage.store.read_raw(replica.sent, CHUNK_BYTES))
                 taken = send_now(self._stream, frames)
         except (trio.BrokenResourceError, OffsetOutOfRange, OSError):
             pass  # the sender meets the same, and ends the link

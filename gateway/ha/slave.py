@@ -203,7 +203,7 @@ class HaSlave:
                     scope.deadline = deadline
                 transfers = decoder.receive(bytes(data))
                 if transfers and self._append(transfers, plan) and report_at_once:
-                    await reporter.report_at_once(self._storage.store.end_offset)
+                    await reporter.report(self._storage.store.end_offset)
         raise AssertionError("fail_after raises")
 
     def _append(self, transfers: list[Transfer], plan: Plan) -> bool:
@@ -258,33 +258,22 @@ class Reporter:
         self._patience = patience
         self._sending = False
 
-    async def report_at_once(self, offset: int) -> None:
-        """The same for a report that producers wait for: usually sent without a turn for other tasks."""
-        self.offset = max(self.offset, offset)
-        if self._sending:
-            return
-        report = encode_report(self.offset)
-        taken = send_now(self._stream, report)
-        if taken < len(report):
-            await self._send(report[taken:])
-
     async def report(self, offset: int) -> None:
-        """Sends `offset`, or what was reported before if that is more; returns once it left."""
+        """Sends `offset`, or what was reported before if that is more; returns once it left.
+
+        Producers may wait for it, so other tasks have a turn only if the kernel does not take it at once.
+        """
         self.offset = max(self.offset, offset)
         if self._sending:  # that task sends this one too
             return
-        await self._send(encode_report(self.offset))
-
-    async def _send(self, data: bytes) -> None:
-        """Sends the end of a report, and after it what was to be reported meanwhile."""
         self._sending = True
         try:
-            sent = self.offset
-            with trio.fail_after(self._patience):
-                await self._stream.send_all(data)
+            sent = -1
             while sent != self.offset:
                 sent = self.offset
-                with trio.fail_after(self._patience):
-                    await self._stream.send_all(encode_report(sent))
+                data = encode_report(sent)
+                if rest := data[send_now(self._stream, data) :]:
+                    with trio.fail_after(self._patience):
+                        await self._stream.send_all(rest)
         finally:
             self._sending = False
