@@ -50,6 +50,12 @@ class DiskUsage(NamedTuple):
         total = self.used + self.usable
         return -(-self.used * 100 // total) if total else 100
 
+    @property
+    def share(self) -> float | None:
+        """Used part of what could be used, not rounded; None if the file system does not tell."""
+        total = self.used + self.usable
+        return self.used / total if total else None
+
 
 class FileSystem:
     """The real operating system. Errors are the ``OSError`` of the call.

@@ -5,13 +5,13 @@ consumer_offset over brokers: each master reports its own queues, and a slave re
 room of the disk have no metric in 5.x; those names are ours.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.broker import names
 from gateway.broker.state import Broker
 from gateway.ha.progress import Replica
 from gateway.metrics import Metrics
+from store.files import FileSystem
 from store.options import BrokerRole
 
 Row = tuple[Sequence[str], float]
@@ -124,11 +124,10 @@ def _disk_used(broker: Broker) -> list[Row]:
     """Nothing when the system does not tell."""
     options = broker.store_options
     try:
-        figures = os.statvfs(options.store_path_commit_log or options.store_path_root_dir)
+        share = FileSystem().usage(options.store_path_commit_log or options.store_path_root_dir).share
     except OSError:
         return []
-    used = figures.f_blocks - figures.f_bfree
-    return [(("local", "disk"), used / (used + figures.f_bavail))] if used + figures.f_bavail else []
+    return [] if share is None else [(("local", "disk"), share)]
 
 
 def _behind(slaves: Iterable[Replica], end: int) -> list[Row]:

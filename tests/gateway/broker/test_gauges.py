@@ -89,7 +89,7 @@ async def test_slaves_and_how_far_they_are_behind(rig: Rig) -> None:
 async def test_use_of_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch, free: int, used: float) -> None:
     """Blocks that only root may fill do not count."""
     only_for_root = 5
-    figures = SimpleNamespace(f_blocks=100 + only_for_root, f_bfree=free + only_for_root, f_bavail=free)
-    monkeypatch.setattr("gateway.broker.gauges.os.statvfs", lambda _: figures)
+    figures = SimpleNamespace(f_frsize=4096, f_blocks=100 + only_for_root, f_bfree=free + only_for_root, f_bavail=free)
+    monkeypatch.setattr("store.files.os.statvfs", lambda _: figures)
     register_gauges(rig.broker.metrics, rig.broker)
     assert samples(rig, "rocketmq_storage_disk_used_ratio") == {(): used}
