@@ -54,6 +54,7 @@ BATCH_GROWTH = 4
 """How much more than maxMessageSize a batch may take in the log. A request of 22 bytes per message would otherwise
 become ten times as much, or, as each message gets the request's properties too, a thousand times."""
 
+
 class IncomingMessages:
     """Accepts or refuses what producers send; knows the tables, touches neither store nor network."""
 
