@@ -22,7 +22,7 @@ import trio
 
 from gateway.budget import COUNTED_BYTES, Budget
 from gateway.routing import BatchHandler, Router
-from gateway.sendnow import send_now
+from gateway.streams import receive, send_now
 from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.frame import FrameDecoder
@@ -143,13 +143,13 @@ class Connection:
         while True:
             await self._make_way()
             try:
-                data = await self._stream.receive_some(READ_BYTES)
+                data = await receive(self._stream, READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if not data:
                 return
             self.last_active = trio.current_time()
-            commands = decoder.receive(bytes(data))
+            commands = decoder.receive(data)
             for other in self._budgets.frames.hold(self, decoder.buffered_bytes, renewed=bool(commands)):
                 other.log.warning("incomplete_frame_closed", buffered_bytes=other._decoder.buffered_bytes)
                 other.close()

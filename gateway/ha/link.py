@@ -19,7 +19,7 @@ import trio
 
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
-from gateway.sendnow import send_now
+from gateway.streams import receive, send_now
 from gateway.watermark import Waiter
 from protocol.errors import FrameError
 from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
@@ -103,11 +103,11 @@ class SlaveLink:
     # ---- what comes in
 
     async def _receive(self) -> bytes:
-        data = await self._stream.receive_some(READ_BYTES)
+        data = await receive(self._stream, READ_BYTES)
         if not data:
             raise trio.BrokenResourceError("the slave closed the connection")
         self._heard = trio.current_time()
-        return bytes(data)
+        return data
 
     async def _listen(self, replica: Replica) -> NoReturn:
         while True:

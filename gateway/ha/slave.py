@@ -24,7 +24,7 @@ from gateway.client import RemotingClient, open_client, split_address
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater
 from gateway.ha.locator import MasterLocator, MasterPlace
 from gateway.ha.parts import LogStorage
-from gateway.sendnow import send_now
+from gateway.streams import receive, send_now
 from gateway.watermark import Watermark
 from protocol.errors import FrameError
 from protocol.ha import Transfer, TransferDecoder, encode_report
@@ -195,13 +195,13 @@ class HaSlave:
         patience = self._patience
         with trio.fail_after(patience) as scope:
             while True:
-                data = await stream.receive_some(READ_BYTES)
+                data = await receive(stream, READ_BYTES)
                 if not data:
                     raise trio.BrokenResourceError("the master closed the connection")
                 deadline = trio.current_time() + patience
                 if deadline - scope.deadline > patience / DEADLINE_STEPS:
                     scope.deadline = deadline
-                transfers = decoder.receive(bytes(data))
+                transfers = decoder.receive(data)
                 if transfers and self._append(transfers, plan) and report_at_once:
                     await reporter.report(self._storage.store.end_offset)
         raise AssertionError("fail_after raises")
