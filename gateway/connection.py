@@ -130,6 +130,7 @@ class Connection:
         for channel in self._calls.values():
             channel.close()
         self._calls.clear()
+        self._decoder = FrameDecoder()
         self._outbox.clear()
         self._outbox_bytes = 0
         for callback in self._on_close:

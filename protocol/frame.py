@@ -58,7 +58,7 @@ class FrameDecoder:
         try:
             position = self._take(data, commands)
         except FrameError as error:
-            self.error = error
+            self.error = FrameError(error.remark)  # a new one: the traceback of the other holds all that was received
             return commands
         if position < len(data):
             self._partial += data[position:] if position else data

@@ -86,3 +86,12 @@ def test_random_bytes_never_raise(data: bytes) -> None:
     decoder = FrameDecoder()
     decoder.receive(data)
     assert decoder.error is not None or decoder.buffered_bytes <= len(data)
+
+
+def test_what_a_refused_frame_held_is_let_go() -> None:
+    """A traceback, or the error that led to this one, would keep the frame until the next garbage collection."""
+    decoder = FrameDecoder()
+    assert decoder.receive(struct.pack(">ii", 104 + 1000, 100) + bytes(1100)) == []
+    assert decoder.error is not None
+    assert decoder.error.__traceback__ is None
+    assert decoder.error.__context__ is None
