@@ -114,8 +114,22 @@ class Storage:
         return self.store.append(messages, atomic=atomic)
 
     def append_raw(self, offset: int, data: bytes) -> int:
-        """Appends a master's bytes at `offset`; what is complete is dispatched by `dispatch_forever`."""
+        """Appends a master's bytes at `offset`; `dispatch` makes visible what is complete."""
         return self.store.append_raw(offset, data)
+
+    @property
+    def undispatched_bytes(self) -> int:
+        """On a slave: how much `dispatch` has still to do, 0 under SYNC_FLUSH, where each flush does it."""
+        return 0 if self._sync_flush else self.store.end_offset - self.store.dispatched_offset
+
+    def dispatch(self, limit: int) -> bool:
+        """On a slave: makes up to `limit` messages visible; returns whether there were any."""
+        if not self.undispatched_bytes:
+            return False
+        arrivals = self.store.dispatch_step(limit)
+        if arrivals:
+            self._arrived(arrivals)
+        return bool(arrivals)
 
     def when_confirmed(self, end: int, told: Callable[[ResponseCode], None]) -> None:
         """Calls `told` once what stands below `end` is flushed and replicated, as far as the options promise it.
@@ -239,25 +253,8 @@ class Storage:
         self.store.flush_done(job)
         self.flushed.advance(self.store.flushed_offset)
         if self._sync_flush:
-            self._dispatch()
-
-    async def dispatch_forever(self) -> NoReturn:
-        """On a slave: makes visible what the master sends, apart from appending it, so that no acknowledgement waits.
-
-        Under SYNC_FLUSH each flush dispatches what it covers.
-        """
-        if self._sync_flush:
-            await trio.sleep_forever()
-        while True:
-            end = self.appended.offset
             while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):
                 self._arrived(arrivals)
-                await trio.lowlevel.checkpoint()
-            await self.appended.wait_past(end)
-
-    def _dispatch(self) -> None:
-        while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):
-            self._arrived(arrivals)
 
     async def maintain_forever(self) -> NoReturn:
         """Writes derived files, reserves space ahead, and removes what retention lets go."""

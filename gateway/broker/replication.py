@@ -35,7 +35,6 @@ class Replication:
         offsets: OffsetTable,
     ) -> None:
         self.locator = locator
-        self._storage = storage
         self.master: HaMaster | None = None
         self.slave: HaSlave | None = None
         self.sync: SlaveSync | None = None
@@ -65,4 +64,4 @@ class Replication:
             return [partial(self.master.serve, listeners)]
         assert self.slave is not None
         assert self.sync is not None
-        return [self._storage.dispatch_forever, self.slave.run, self.sync.run]
+        return [self.slave.run, self.sync.run]

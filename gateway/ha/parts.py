@@ -35,4 +35,11 @@ class LogStorage(Protocol):
 
     def append_raw(self, offset: int, data: bytes) -> int: ...
 
+    @property
+    def undispatched_bytes(self) -> int:
+        """How much `dispatch` has still to do."""
+
+    def dispatch(self, limit: int) -> bool:
+        """Makes up to `limit` appended messages visible; returns whether there were any."""
+
     async def read_cold(self, read: Callable[[], T]) -> T: ...

@@ -81,6 +81,11 @@ class MemoryStorage:
         self.appended.advance(self.store.end_offset)
         return self.store.end_offset
 
+    undispatched_bytes = 0
+
+    def dispatch(self, limit: int) -> bool:
+        return False
+
     def flush(self) -> None:
         self.flushed.advance(self.store.end_offset)
 

@@ -111,7 +111,7 @@ async def slave_at(folder: Path, ha: HaMaster, port: int, **changes: object) -> 
         broker_id=1,
         open_client=opening(DirectClient(ha)),  # type: ignore[arg-type]
     )
-    async with node.running(node.storage.dispatch_forever, slave.run):
+    async with node.running(slave.run):
         yield node
 
 

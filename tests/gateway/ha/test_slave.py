@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from gateway.ha import slave as slave_module
 from gateway.ha.locator import MasterLocator
 from gateway.ha.slave import HaSlave
+from gateway.streams import send_now
 from protocol.ha import ReportDecoder, encode_report, encode_transfer_header
 from protocol.requests.routes import RegisterBrokerReply
 from store.errors import StoreFull, StorePoisoned
@@ -34,16 +36,43 @@ DATA = messages(0, 10_000)
 HA_ADDRESS = "10.0.0.1:10912"
 
 
+class BusyStorage(MemoryStorage):
+    """Notes what was done in which order."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        super().__init__(log)
+        self.undispatched_bytes = 0
+        self.done: list[str] = []
+
+    def append_raw(self, offset: int, data: bytes) -> int:
+        self.done.append("append")
+        self.undispatched_bytes += len(data)
+        return super().append_raw(offset, data)
+
+    def dispatch(self, limit: int) -> bool:
+        was_behind, self.undispatched_bytes = self.undispatched_bytes > 0, 0
+        self.done.append("dispatch" if was_behind else "nothing")
+        return was_behind
+
+
+def socket_stream_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
 class Wire:
     """Where a slave's HA connections go; hands their other ends to the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sockets: bool = False) -> None:
         self.addresses: list[str] = []
+        self.ends: list[trio.abc.Stream] = []
+        self._new_pair = socket_stream_pair if sockets else trio.testing.memory_stream_pair
         self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](10)
 
     async def open(self, address: str) -> trio.abc.Stream:
         self.addresses.append(address)
-        ours, theirs = trio.testing.memory_stream_pair()
+        ours, theirs = self._new_pair()
+        self.ends.append(theirs)
         self._send.send_nowait(theirs)
         return ours
 
@@ -96,15 +125,18 @@ def make_slave(
 
 @asynccontextmanager
 async def following(
-    slave_log: MemoryLog, master_log: MemoryLog, **changes: Any
+    slave_log: MemoryLog | MemoryStorage, master_log: MemoryLog, *, sockets: bool = False, **changes: Any
 ) -> AsyncIterator[tuple[Wire, MemoryStorage]]:
     """A slave at work that believes it has an official master."""
-    storage, wire = MemoryStorage(slave_log), Wire()
+    storage = MemoryStorage(slave_log) if isinstance(slave_log, MemoryLog) else slave_log
+    wire = Wire(sockets=sockets)
     slave = make_slave(storage, wire, OfficialClient(master_log), **changes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slave.run)
         yield wire, storage
         nursery.cancel_scope.cancel()
+    for end in wire.ends:
+        await end.aclose()
 
 
 async def test_it_reports_at_once_where_it_goes_on(autojump_clock: MockClock) -> None:
@@ -134,6 +166,50 @@ async def test_several_transfers_of_one_read_are_appended(autojump_clock: MockCl
         await master.stream.send_all(encode_transfer_header(5000, 0) + b"".join(frames))
         assert await master.report() == 5500
         assert storage.store.data == DATA[:5500]
+
+
+async def test_what_was_appended_is_reported_first_and_dispatched_then() -> None:
+    storage = BusyStorage(MemoryLog(DATA[:5000]))
+    async with following(storage, MemoryLog(DATA), sockets=True) as (wire, _):
+        master = await wire.accept()
+        await master.report()
+        for end in range(5100, 5400, 100):
+            storage.done.clear()
+            await master.send(end - 100, DATA[end - 100 : end])
+            assert await master.report() == end
+            await trio.testing.wait_all_tasks_blocked()
+            assert storage.done == ["append", "dispatch", "nothing"]
+
+
+async def test_a_master_that_never_pauses_does_not_hold_up_dispatch_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slave_module, "READ_BYTES", 112)
+    monkeypatch.setattr(slave_module, "BEHIND_BYTES", 1000)
+    storage = BusyStorage(MemoryLog(DATA[:5000]))
+    async with following(storage, MemoryLog(DATA), sockets=True) as (wire, _):
+        master = await wire.accept()
+        await master.report()
+        storage.done.clear()
+        frames = [encode_transfer_header(n, 100) + DATA[n : n + 100] for n in range(5000, 10_000, 100)]
+        await master.stream.send_all(b"".join(frames))
+        turns = 0
+        while len(storage.store.data) < 10_000:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    appends = "".join(step[0] for step in storage.done).split("d")
+    assert max(map(len, appends)) == 11
+    assert turns >= 50 // slave_module.STEPS_A_TURN - 1
+
+
+async def test_what_a_lost_link_left_is_dispatched() -> None:
+    storage = BusyStorage(MemoryLog(DATA[:5000]))
+    async with following(storage, MemoryLog(DATA), sockets=True) as (wire, _):
+        master = await wire.accept()
+        await master.report()
+        storage.done.clear()
+        send_now(master.stream, encode_transfer_header(5000, 100) + DATA[5000:5100])
+        await trio.aclose_forcefully(master.stream)
+        await trio.testing.wait_all_tasks_blocked()
+        assert storage.done == ["append", "dispatch", "nothing"]
 
 
 @given(st.lists(st.integers(0, 600), max_size=12))
