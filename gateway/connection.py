@@ -257,7 +257,7 @@ class Connection:
 
     def post_now(self, *buffers: bytes) -> None:
         """As `post`, for what somebody waits for: what the kernel takes at once does not wait for its turn."""
-        if self.closed or self._receiving or self._sending or self._outbox:
+        if self.closed or self._sending or self._outbox:
             self.post(*buffers)
             return
         data = b"".join(buffers)

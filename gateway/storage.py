@@ -43,6 +43,8 @@ class Replicas(Protocol):
     """What a master knows of its slaves (gateway.ha)."""
 
     acknowledged: Watermark
+    hear: Callable[[], None]
+    """Takes the slaves' reports that have arrived, without waiting for any."""
 
     def in_reach(self, offset: int) -> bool:
         """Whether enough slaves are connected and near enough to acknowledge `offset` in time."""
@@ -144,6 +146,12 @@ class Storage:
                 promise.code = ResponseCode.SLAVE_NOT_AVAILABLE
         if not self._settle(promise, promise.given):
             self._promises.append(promise)
+            self.hear_slaves()
+
+    def hear_slaves(self) -> None:
+        """Settles what slaves have acknowledged by now, for those who are about to keep the event loop busy."""
+        if self._promises and self._replicas is not None:
+            self._replicas.hear()
 
     async def confirm(self, end: int) -> ResponseCode:
         """The same for one task, which waits."""

@@ -19,7 +19,7 @@ import trio
 
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
-from gateway.streams import receive, send_now
+from gateway.streams import receive, receive_now, send_now
 from gateway.watermark import Waiter
 from protocol.errors import FrameError
 from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
@@ -47,6 +47,7 @@ class SlaveLink:
         self._slave_timeout = options.slave_timeout / 1000
         self._batch_bytes = options.ha_transfer_batch_size
         self._scope = trio.CancelScope()
+        self._failure: Exception | None = None
         self._decoder = ReportDecoder()
         self._behind_first = b""
         self._counts_from = 0.0
@@ -82,23 +83,25 @@ class SlaveLink:
             self._counts_from = trio.current_time() + self._slave_timeout
         self._heard = self._wrote = trio.current_time()
         self._take(replica, self._behind_first)
-        failure: Exception | None = None
 
         async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
-            nonlocal failure
             try:
                 await part()
             except (FrameError, ReportRefused, OffsetOutOfRange, OSError, trio.TooSlowError, *LOST) as error:
-                failure = error
-                nursery.cancel_scope.cancel()
+                self._fail(error)
 
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(until_failure, partial(self._listen, replica))
                 nursery.start_soon(until_failure, partial(self._send, replica))
                 nursery.start_soon(until_failure, partial(self._watch, replica))
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._scope.cancel()
 
     # ---- what comes in
 
@@ -112,6 +115,20 @@ class SlaveLink:
     async def _listen(self, replica: Replica) -> NoReturn:
         while True:
             self._take(replica, await self._receive())
+
+    def hear(self) -> None:
+        """HOT. Takes a report that has arrived now: the listener's turn may come later than a producer would like."""
+        replica = self.replica
+        if replica is None or replica.acked >= replica.sent or self._failure is not None:
+            return
+        try:
+            if data := receive_now(self._stream, READ_BYTES):
+                self._heard = trio.current_time()
+                self._take(replica, data)
+        except (FrameError, ReportRefused) as error:
+            self._fail(error)
+        except trio.BrokenResourceError:
+            pass  # the listener meets the same, and ends the link
 
     def _take(self, replica: Replica, data: bytes) -> None:
         report = self._decoder.receive(data)

@@ -68,6 +68,7 @@ class HaMaster:
     ) -> None:
         """`inspect(host, end)` compares an official slave's log with ours, as far as that is possible."""
         self.progress = ReplicaProgress(options)
+        self.progress.hear = self._hear
         self._storage = storage
         self._options = options
         self._identity = identity
@@ -260,6 +261,10 @@ class HaMaster:
         self._links.pop(replica, None)
         if replica.sent > self._sent_to_host.get(replica.host, -1):
             _put_bounded(self._sent_to_host, replica.host, replica.sent)
+
+    def _hear(self) -> None:
+        for link in self._links.values():
+            link.hear()
 
     def _highest_sent(self, host: str) -> int:
         """Up to where slaves on that host have been sent bytes in this run."""

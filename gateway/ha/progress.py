@@ -15,6 +15,7 @@ the old one is left out of the count until it speaks again.
 Invariants: acked <= sent for every slave; `acknowledged` <= the highest `sent`; no offset of a slave goes back.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.watermark import Watermark
@@ -58,6 +59,8 @@ class ReplicaProgress:
 
     def __init__(self, options: ReplicationOptions) -> None:
         self.acknowledged = Watermark()
+        self.hear: Callable[[], None] = lambda: None
+        """Takes the reports that have arrived and nobody has had the time to read; whoever has the links sets it."""
         self._options = options
         self._replicas: list[Replica] = []
         self._present = -1  # what enough of the present slaves have; -1: there are not enough

@@ -44,8 +44,8 @@ LAZY_SECONDS = 0.1
 DEADLINE_STEPS = 16  # how exactly silence is measured: moving a deadline costs as much as a send
 READ_BYTES = 256 << 10
 STEP_RECORDS = 64  # dispatched between two looks at the socket: about 0.5 ms
+LAZY_RECORDS = 512  # the same where nobody waits
 BEHIND_BYTES = 1 << 20  # of dispatch, that no longer waits for a moment in which nothing arrives
-BEHIND_RECORDS = 512
 STEPS_A_TURN = 8  # reads and dispatches before the other tasks of the process have a turn
 FLUSH_FAILED = "a flush failed, so it is unknown what is on disk"
 
@@ -101,7 +101,7 @@ class HaSlave:
                 place = await self.locator.known()
                 begun = trio.current_time()
                 pause = max(await self._attempt(place), min(pause * 2, RETRY_LIMIT_SECONDS))
-                while self._storage.dispatch(BEHIND_RECORDS):
+                while self._storage.dispatch(LAZY_RECORDS):
                     await trio.lowlevel.checkpoint()
                 if trio.current_time() - begun > self._patience:
                     pause = RETRY_SECONDS
@@ -202,7 +202,7 @@ class HaSlave:
         patience = self._patience
         with trio.fail_after(patience) as scope:
             while True:
-                data = await self._next_read(stream)
+                data = await self._next_read(stream, STEP_RECORDS if report_at_once else LAZY_RECORDS)
                 if not data:
                     raise trio.BrokenResourceError("the master closed the connection")
                 deadline = trio.current_time() + patience
@@ -213,8 +213,8 @@ class HaSlave:
                     await reporter.report(self._storage.store.end_offset)
         raise AssertionError("fail_after raises")
 
-    async def _next_read(self, stream: trio.abc.Stream) -> bytes:
-        """HOT. What has arrived, else what arrives next; dispatches what was appended meanwhile.
+    async def _next_read(self, stream: trio.abc.Stream, step_records: int) -> bytes:
+        """HOT. What has arrived, else what arrives next; dispatches what was appended meanwhile, some at a time.
 
         Both in one task: a wake-up of another takes longer than its part of the work. A producer may wait for what
         arrives, nobody for the dispatch.
@@ -226,11 +226,11 @@ class HaSlave:
                 self._steps = 0
                 await trio.lowlevel.checkpoint()
             if storage.undispatched_bytes > BEHIND_BYTES:
-                storage.dispatch(BEHIND_RECORDS)
+                storage.dispatch(LAZY_RECORDS)
             data = receive_now(stream, READ_BYTES)
             if data is not None:
                 return data
-            if not storage.dispatch(STEP_RECORDS):
+            if not storage.dispatch(step_records):
                 self._steps = 0
                 return await receive(stream, READ_BYTES)
 

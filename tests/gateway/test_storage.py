@@ -63,6 +63,7 @@ class FakeReplicas:
     def __init__(self, near: bool = True) -> None:
         self.acknowledged = Watermark()
         self.near = near
+        self.hear: Callable[[], None] = lambda: None
 
     def in_reach(self, offset: int) -> bool:
         return self.near

@@ -34,6 +34,7 @@ Stored = tuple[Command, str, int, int]
 @routes.handle_batch(RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
 def send_messages(broker: Broker, connection: Connection, commands: list[Command]) -> None:
     """Appends the messages of all these requests and answers each of them."""
+    broker.storage.hear_slaves()
     started = perf_counter()
     incoming = broker.incoming
     is_guarded = incoming.is_guarded
@@ -133,11 +134,13 @@ def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], 
         return
     for command, *_ in stored:
         command.body = b""  # a slow flush must not keep the bodies
+    answers = _answers(broker, stored)  # while nothing else can be done for them
 
     def told(code: ResponseCode) -> None:
         connection.end_waiting()
         if code == ResponseCode.SUCCESS:
-            _answer(broker, connection, stored, started)
+            connection.post_now(answers)
+            _note_answered(broker, stored, started)
         else:
             _answer_unconfirmed(broker, connection, stored, code, started)
 
@@ -161,13 +164,19 @@ def _answer_unconfirmed(
 
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
-    if not stored:
-        return
+    if stored:
+        connection.post(_answers(broker, stored))  # the receive loop sends it with all that this read asked for
+        _note_answered(broker, stored, started)
+
+
+def _answers(broker: Broker, stored: list[Stored]) -> bytes:
     encode_reply = broker.send_replies.encode
-    connection.post_now(*[encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
-    code = stored[0][0].code
+    return b"".join([encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
+
+
+def _note_answered(broker: Broker, stored: list[Stored], started: float) -> None:
     seconds = perf_counter() - started
-    broker.metrics.request_done(code, ResponseCode.SUCCESS, seconds, count=len(stored))
+    broker.metrics.request_done(stored[0][0].code, ResponseCode.SUCCESS, seconds, count=len(stored))
     broker.stats.put_times.note(len(stored), seconds)
 
 
