@@ -78,22 +78,36 @@ class TransferDecoder:
     """The slave's side."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # of an incomplete transfer
+        self._part_bytes = 0
+        self._missing = 0  # how many bytes it needs, as far as known
 
     def receive(self, data: bytes) -> list[Transfer]:
-        """The transfers that `data` completes; raises FrameError for a header that no master can have meant."""
-        buffer = self._buffer
-        buffer += data
+        """The transfers that `data` completes; raises FrameError for a header that no master can have meant.
+
+        Each byte is copied once on its way into a transfer, twice where a read ended inside it.
+        """
+        if self._parts:
+            self._parts.append(data)
+            self._part_bytes += len(data)
+            if self._part_bytes < self._missing:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
         transfers = []
-        position = 0
-        while len(buffer) - position >= TRANSFER_HEADER_BYTES:
-            offset, size = _TRANSFER_HEADER.unpack_from(buffer, position)
+        position, length = 0, len(data)
+        self._missing = TRANSFER_HEADER_BYTES
+        while length - position >= TRANSFER_HEADER_BYTES:
+            offset, size = _TRANSFER_HEADER.unpack_from(data, position)
             if offset < 0 or not 0 <= size <= MAX_TRANSFER_BYTES:
                 raise FrameError(f"HA transfer: offset {offset}, {size} bytes; at most {MAX_TRANSFER_BYTES}")
             end = position + TRANSFER_HEADER_BYTES + size
-            if end > len(buffer):
+            if end > length:
+                self._missing = end - position
                 break
-            transfers.append(Transfer(offset, bytes(buffer[end - size : end])))
+            transfers.append(Transfer(offset, data[end - size : end]))
             position = end
-        del buffer[:position]
+        if position < length:
+            self._parts.append(data[position:])
+            self._part_bytes = length - position
         return transfers

@@ -42,6 +42,7 @@ from store.files import FileSystem, OpenFile, OpenFiles
 NAME_DIGITS: Final = 20
 BLANK_ROOM: Final = 8  # a filler's total size and magic number
 RESERVE_STEP: Final = 64 << 20
+LATEST_BYTES: Final = 256 << 10
 _SPECIAL = TRANSACTION_MASK | HOST_FLAGS
 NUMBERED = (TRANSACTION_NONE, TRANSACTION_COMMIT)  # the other types have no place in a consume queue
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -83,6 +84,7 @@ class CommitLog:
         self._room = 0  # below this offset blocks are reserved
         self._room_lock = threading.Lock()
         self._written: dict[int, OpenFile] = {}  # files with bytes that are not flushed, and the one written to
+        self._latest: tuple[int, bytes] = (0, b"")  # the last write, if it is small: a slave or a scan reads it next
         self._open = OpenFiles(fs, max_open_files)
         # topic -> (length byte and name, next queue offset by queue id)
         self._topics: dict[str, tuple[bytes, dict[int, int]]] = {}
@@ -340,12 +342,11 @@ class CommitLog:
                 raise OffsetOutOfRange(offset, self.start_offset, self.end_offset)
             self._begin_at(offset)
         chunks: list[tuple[int, bytes]] = []
-        view = memoryview(data)
-        while view:
-            part = view[: self.file_size - offset % self.file_size]
-            chunks.append((offset, part.tobytes()))
-            offset += len(part)
-            view = view[len(part) :]
+        begin = 0
+        while begin < len(data):
+            end = begin + self.file_size - (offset + begin) % self.file_size
+            chunks.append((offset + begin, bytes(data[begin:end])))
+            begin = end
         if chunks:
             self._write(chunks)
         return self.end_offset
@@ -376,6 +377,7 @@ class CommitLog:
             self._after_failed_write(chunks, error)
         self.end_offset = end
         self._limit = end + -end % size if end % size else end
+        self._latest = chunks[0] if len(data) <= LATEST_BYTES and len(chunks) == 1 else (0, b"")
 
     def _after_failed_write(self, chunks: list[tuple[int, bytes]], error: OSError) -> None:
         """Always raises. A disk that is full in spite of the reservation may get space again: wipe and go on."""
@@ -422,6 +424,15 @@ class CommitLog:
         except OffsetOutOfRange:
             return b""
 
+    def latest(self, offset: int, length: int) -> bytes:
+        """What was written last, from memory, if that is all that ``read`` would read; else nothing."""
+        start, data = self._latest
+        return data if offset == start and length >= len(data) else b""
+
+    def latest_or_read(self, offset: int, length: int) -> bytes:
+        """``read_or_nothing`` for one who keeps up with the end of the log."""
+        return self.latest(offset, length) or self.read_or_nothing(offset, length)
+
     def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
         """``read`` without waiting for the disk: None if it would have to."""
         length = self._readable(offset, length)
@@ -434,6 +445,9 @@ class CommitLog:
         return min(length, end - offset, self.file_size - offset % self.file_size)
 
     def _held(self, offset: int) -> OpenFile:
+        file = self._written.get(offset - offset % self.file_size)
+        if file is not None:
+            return file
         try:
             return self._open.get(self.path(offset))
         except FileNotFoundError:

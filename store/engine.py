@@ -108,7 +108,7 @@ class MessageStore:
             self._queues,
             self._index,
             delays,
-            self._log.read_or_nothing,
+            self._log.latest_or_read,
             self._log.file_size,
         )
         self._dispatcher.damaged = self._note_damaged_stop
@@ -371,11 +371,10 @@ class MessageStore:
         return [] if queue is None else queue.slice(offset, max_count, nowait=not allow_cold)
 
     def read_raw(self, offset: int, limit: int) -> bytes:
-        """Bytes of the log for a slave, never across a file's end; none at the end. Any thread.
-
-        OffsetOutOfRange if the offset is not held.
-        """
-        return b"" if offset == self._log.end_offset else self._log.read(offset, limit)
+        """Bytes of the log for a slave, never across a file's end; none at the end. Any thread; OffsetOutOfRange."""
+        if offset == self._log.end_offset:
+            return b""
+        return self._log.latest(offset, limit) or self._log.read(offset, limit)
 
     def has_queue(self, topic: str, queue_id: int) -> bool:
         return self._queues.queue(topic, queue_id) is not None

@@ -327,6 +327,30 @@ def test_reading_outside_the_log(tmp_path: Path) -> None:
     assert log.read_cached(0, 100) == log.read(0, 100)
 
 
+def test_what_was_written_last_is_read_from_memory_only_where_it_is_the_same(tmp_path: Path) -> None:
+    """Whatever is asked for, what follows the log gets the file's bytes; small, big, split and raw writes."""
+    log = make(tmp_path)
+    for write in (
+        lambda: log.append([of_size(300), of_size(200)], 1),
+        lambda: log.append([of_size(3000), of_size(3000)], 1),
+        lambda: log.append([of_size(100)], 1),
+        lambda: log.append_raw(log.end_offset, b"raw" * 700),
+        lambda: log.append_raw(log.end_offset, b"r"),
+    ):
+        before = log.end_offset
+        write()
+        hits = 0
+        for offset in range(0, log.end_offset):
+            for length in (1, log.end_offset - before, 10_000):
+                data = log.latest(offset, length)
+                hits += bool(data)
+                assert data in (b"", log.read(offset, length))
+                assert log.latest_or_read(offset, length) == log.read(offset, length)
+        assert hits in (0, 2, 3)
+        assert hits or before // SIZE < (log.end_offset - 1) // SIZE
+    assert log.latest_or_read(log.end_offset, 1) == b""
+
+
 def test_the_first_file_can_go(tmp_path: Path) -> None:
     """The log begins at the next one; the file being written stays."""
     log = make(tmp_path)
