@@ -95,6 +95,11 @@ class Storage:
         return self._sync_flush or self._sync_master
 
     @property
+    def waits_for_slaves(self) -> bool:
+        """Whether a send waits for a slave."""
+        return self._sync_master
+
+    @property
     def consumers_see_appends(self) -> bool:
         """Whether an appended message is visible at once; under SYNC_FLUSH only what is flushed is."""
         return not self._sync_flush
