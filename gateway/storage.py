@@ -118,7 +118,10 @@ class Storage:
 
     def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
         """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept."""
-        return self.store.append(messages, atomic=atomic)
+        self.hear_slaves()
+        end = self.store.append(messages, atomic=atomic)
+        self.hear_slaves()
+        return end
 
     def append_raw(self, offset: int, data: bytes) -> int:
         """Appends a master's bytes at `offset`; `dispatch` makes visible what is complete."""
