@@ -20,6 +20,7 @@ from gateway.ha import master as master_module
 from gateway.ha.history import Sameness, checksum
 from gateway.ha.link import transfers
 from gateway.ha.master import HaMaster, Identity
+from gateway.streams import send_now
 from protocol.ha import Transfer, TransferDecoder, encode_report
 from protocol.requests.replication import JoinReplication
 from tests.gateway.ha.fakes import BROKER, CLUSTER, FILE_SIZE, MemoryLog, MemoryStorage, make_master, messages, options
@@ -480,3 +481,60 @@ async def test_catching_up_lets_others_run() -> None:
         await slave.take(FILE_SIZE * 200 - 1)
         nursery.cancel_scope.cancel()
     assert turns >= 200
+
+
+@asynccontextmanager
+async def linked_by_socket(master: HaMaster) -> AsyncIterator[Slave]:
+    """As `linked`, over what a master can hear without waiting."""
+    ours, theirs = trio.socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(master.serve_stream, trio.SocketStream(ours), HOST, f"{HOST}:5000")
+        slave = Slave(trio.SocketStream(theirs))
+        await slave.report(len(DATA))
+        await trio.testing.wait_all_tasks_blocked()
+        yield slave
+        await slave.stream.aclose()
+
+
+async def test_a_report_that_has_arrived_is_heard_without_a_turn() -> None:
+    master, storage = make_master(MemoryLog(DATA))
+    async with linked_by_socket(master) as slave:
+        end = storage.append(b"message")
+        master.progress.hear()
+        assert master.progress.acknowledged.offset == len(DATA)
+        send_now(slave.stream, encode_report(end)[:3])
+        master.progress.hear()
+        assert master.progress.acknowledged.offset == len(DATA)
+        send_now(slave.stream, encode_report(end)[3:])
+        master.progress.hear()
+        assert master.progress.acknowledged.offset == end
+        await slave.report(storage.append(b"more"))
+        assert await master.progress.acknowledged.wait_for(end + 4)  # the listener goes on
+
+
+async def test_a_report_that_cannot_be_ends_the_link_of_the_one_who_heard_it() -> None:
+    master, storage = make_master(MemoryLog(DATA))
+    with structlog.testing.capture_logs() as logs:
+        async with linked_by_socket(master) as slave:
+            end = storage.append(b"message")
+            send_now(slave.stream, encode_report(end + 1))
+            master.progress.hear()
+            send_now(slave.stream, encode_report(end))
+            master.progress.hear()
+            assert await slave.closed()
+    assert f"it reports offset {end + 1}, but was sent bytes up to {end} only" in refusals(logs)
+    assert master.progress.acknowledged.offset == len(DATA)
+
+
+async def test_hearing_nobody_and_a_slave_that_left() -> None:
+    master, storage = make_master(MemoryLog(DATA))
+    master.progress.hear()
+    with structlog.testing.capture_logs() as logs:
+        async with linked_by_socket(master) as slave:
+            storage.append(b"message")
+            await trio.aclose_forcefully(slave.stream)
+            master.progress.hear()
+            await trio.testing.wait_all_tasks_blocked()
+            master.progress.hear()
+    assert "slave_gone" in [entry["event"] for entry in logs]
+    assert master.progress.replicas == []
