@@ -1,7 +1,7 @@
 """The connection shell over memory streams: batches, order, waiting requests, slow readers, closing."""
 
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from gateway import connection as connection_module
 from gateway.budget import Budget
 from gateway.connection import Budgets, Connection, ConnectionClosed
 from gateway.routing import Call, Router, Routes
+from gateway.streams import receive_now
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.frame import FrameDecoder
@@ -28,6 +29,8 @@ class State:
         self.release = trio.Event()
         self.batches: list[list[int]] = []
         self.ended = 0
+        self.while_sending: Callable[[Connection], None] = lambda connection: None
+        """Called inside the receive loop, before what it posts is sent."""
 
 
 def routes() -> Routes:
@@ -47,6 +50,7 @@ def routes() -> Routes:
 
     @table.handle_batch(RequestCode.SEND_MESSAGE)
     def send(state: State, connection: Connection, commands: list[Command]) -> None:
+        state.while_sending(connection)
         state.batches.append([command.opaque for command in commands])
         for command in commands:
             connection.post(encode(response(command)))
@@ -336,6 +340,21 @@ async def test_post_now_keeps_the_order() -> None:
             while len(received) < len(sent):
                 received += await stream.receive_some(65536)
         assert received == sent
+
+
+async def test_post_now_inside_the_receive_loop_does_not_wait_for_its_end() -> None:
+    state = State()
+    arrived: list[bytes] = []
+    async with over_sockets(state) as (stream, _):
+
+        def post_now(connection: Connection) -> None:
+            connection.post_now(b"an answer to an earlier read")
+            arrived.append(receive_now(stream, 1000) or b"")
+
+        state.while_sending = post_now
+        await stream.send_all(encode(Command(RequestCode.SEND_MESSAGE, 1)))
+        assert (await stream.receive_some(1000)).endswith(b"}")
+    assert arrived == [b"an answer to an earlier read"]
 
 
 async def test_post_now_on_a_broken_connection_closes_it() -> None:
