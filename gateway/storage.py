@@ -118,7 +118,6 @@ class Storage:
 
     def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
         """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept."""
-        self.hear_slaves()
         end = self.store.append(messages, atomic=atomic)
         self.hear_slaves()
         return end

@@ -99,9 +99,11 @@ def _append(
         for command, message in zip(requests, messages, strict=True)
     ]
     if broker.storage.promises_more_than_append:
-        waiting = [each for each, message in zip(stored, messages, strict=True) if message.wait]
-        _answer_later(broker, connection, waiting, end, started)
-        stored = [each for each, message in zip(stored, messages, strict=True) if not message.wait]
+        at_once = [each for each, message in zip(stored, messages, strict=True) if not message.wait]
+        if at_once:
+            stored = [each for each, message in zip(stored, messages, strict=True) if message.wait]
+        _answer_later(broker, connection, stored, end, started)
+        stored = at_once
     _answer(broker, connection, stored, started)
 
 
@@ -140,8 +142,8 @@ def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], 
     """Answers when everything below `end` is as safe as the broker promises."""
     if not stored:
         return
-    for command, *_ in stored:
-        command.body = b""  # a slow flush must not keep the bodies
+    for each in stored:
+        each[0].body = b""  # a slow flush must not keep the bodies
     answers = _answers(broker, stored)  # while nothing else can be done for them
 
     def told(code: ResponseCode) -> None:
