@@ -80,7 +80,7 @@ def test_passes_everything(link: Link, client: socket.socket) -> None:
     data = bytes(range(256)) * 4096
     assert talk(client, data) == data
     assert link.accepted == 1
-    assert link.passed == [len(data) + 5] * 2
+    wait_until(lambda: link.passed == [len(data) + 5] * 2, "the count of what has just passed", 5)
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -138,4 +138,4 @@ def test_delay_and_split(link: Link, client: socket.socket, echo: Echo) -> None:
     link.split(1)
     echo.reads.clear()
     assert talk(client, b"x" * 200) == b"x" * 200
-    assert len(echo.reads) > 10
+    assert len(echo.reads) > 1, "unsplit it would be one read; a busy machine joins many of the 200"
