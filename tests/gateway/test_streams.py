@@ -2,6 +2,8 @@
 
 import os
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -21,6 +23,20 @@ async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     async with listener:
         theirs = await trio.open_tcp_stream(*listener.socket.getsockname())
         return await listener.accept(), theirs
+
+
+@asynccontextmanager
+async def waiting_to_receive(stream: trio.SocketStream) -> AsyncIterator[list[bytes]]:
+    """Another task waits for what comes next; it is in the list afterwards."""
+    received: list[bytes] = []
+
+    async def wait_for_it() -> None:
+        received.append(await receive(stream, 100))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_it)
+        await trio.testing.wait_all_tasks_blocked()
+        yield received
 
 
 async def test_what_is_taken_arrives() -> None:
@@ -71,14 +87,7 @@ async def test_what_has_arrived_is_received_in_the_order_it_was_sent() -> None:
 
 async def test_receiving_waits_for_what_is_sent_later() -> None:
     ours, theirs = socket_pair()
-    received: list[bytes] = []
-
-    async def wait_for_it() -> None:
-        received.append(await receive(ours, 100))
-
-    async with ours, theirs, trio.open_nursery() as nursery:
-        nursery.start_soon(wait_for_it)
-        await trio.testing.wait_all_tasks_blocked()
+    async with ours, theirs, waiting_to_receive(ours) as received:
         assert received == []
         await theirs.send_all(b"late")
     assert received == [b"late"]
@@ -86,14 +95,7 @@ async def test_receiving_waits_for_what_is_sent_later() -> None:
 
 async def test_what_another_task_took_is_not_received_twice() -> None:
     ours, theirs = socket_pair()
-    received: list[bytes] = []
-
-    async def wait_for_it() -> None:
-        received.append(await receive(ours, 100))
-
-    async with ours, theirs, trio.open_nursery() as nursery:
-        nursery.start_soon(wait_for_it)
-        await trio.testing.wait_all_tasks_blocked()
+    async with ours, theirs, waiting_to_receive(ours) as received:
         os.write(theirs.socket.fileno(), b"for one")
         assert receive_now(ours, 100) == b"for one"
         await trio.testing.wait_all_tasks_blocked()
