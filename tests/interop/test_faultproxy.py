@@ -137,5 +137,6 @@ def test_delay_and_split(link: Link, client: socket.socket, echo: Echo) -> None:
     link.heal()
     link.split(1)
     echo.reads.clear()
-    assert talk(client, b"x" * 200) == b"x" * 200
-    assert len(echo.reads) > 1, "unsplit it would be one read; a busy machine joins many of the 200"
+    for _ in range(5):  # unsplit it would be five reads; a busy machine joins many of the pieces
+        assert talk(client, b"x" * 200) == b"x" * 200
+    assert len(echo.reads) > 10
