@@ -133,8 +133,9 @@ class Storage:
 
     def dispatch(self, limit: int) -> bool:
         """On a slave: makes up to `limit` messages visible; returns whether there were any."""
-        if not self.undispatched_bytes:
-            return False
+        return self.undispatched_bytes > 0 and self._dispatch(limit)
+
+    def _dispatch(self, limit: int) -> bool:
         arrivals = self.store.dispatch_step(limit)
         if arrivals:
             self._arrived(arrivals)
@@ -157,7 +158,7 @@ class Storage:
 
     def hear_slaves(self) -> None:
         """Settles what slaves have acknowledged by now, for those who are about to keep the event loop busy."""
-        if self._promises and self._replicas is not None:
+        if self._sync_master and self._promises and self._replicas is not None:
             self._replicas.hear()
 
     async def confirm(self, end: int) -> ResponseCode:
@@ -268,8 +269,8 @@ class Storage:
         self.store.flush_done(job)
         self.flushed.advance(self.store.flushed_offset)
         if self._sync_flush:
-            while arrivals := self.store.dispatch_step(DISPATCH_LIMIT):
-                self._arrived(arrivals)
+            while self._dispatch(DISPATCH_LIMIT):
+                pass
 
     async def maintain_forever(self) -> NoReturn:
         """Writes derived files, reserves space ahead, and removes what retention lets go."""
