@@ -81,7 +81,7 @@ class SlaveLink:
             self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
         if not replica.counted:
             self._counts_from = trio.current_time() + self._slave_timeout
-        self._heard = self._wrote = trio.current_time()
+        self._wrote = trio.current_time()
         self._take(replica, self._behind_first)
 
         async def until_failure(part: Callable[[], Awaitable[NoReturn]]) -> None:
@@ -109,7 +109,6 @@ class SlaveLink:
         data = await receive(self._stream, READ_BYTES)
         if not data:
             raise trio.BrokenResourceError("the slave closed the connection")
-        self._heard = trio.current_time()
         return data
 
     async def _listen(self, replica: Replica) -> NoReturn:
@@ -123,7 +122,6 @@ class SlaveLink:
             return
         try:
             if data := receive_now(self._stream, READ_BYTES):
-                self._heard = trio.current_time()
                 self._take(replica, data)
         except (FrameError, ReportRefused) as error:
             self._fail(error)
@@ -131,10 +129,11 @@ class SlaveLink:
             pass  # the listener meets the same, and ends the link
 
     def _take(self, replica: Replica, data: bytes) -> None:
+        now = self._heard = trio.current_time()
         report = self._decoder.receive(data)
         # A slave that was empty goes on reporting 0 until it has got something. One that lacks older files counts
         # only when nobody can wait any more for what was written before it came.
-        if report and trio.current_time() >= self._counts_from:
+        if report and now >= self._counts_from:
             self._progress.reported(replica, report)
 
     # ---- what goes out
