@@ -38,11 +38,17 @@ def send_messages(broker: Broker, connection: Connection, commands: list[Command
     """Appends the messages of all these requests and answers each of them."""
     broker.storage.hear_slaves()
     started = perf_counter()
+    count = step = len(commands)
+    if count >= OVERLAPPED_REQUESTS and broker.storage.waits_for_slaves:
+        step = (count + 1) // 2
+    for begin in range(0, count, step):
+        _send(broker, connection, commands[begin : begin + step], started)
+
+
+def _send(broker: Broker, connection: Connection, commands: list[Command], started: float) -> None:
+    """Plain sends in one append, apart from batches, which have their own."""
     incoming = broker.incoming
     is_guarded = incoming.is_guarded
-    step = len(commands)
-    if step >= OVERLAPPED_REQUESTS and broker.storage.waits_for_slaves:
-        step = (step + 1) // 2
     requests: list[Command] = []
     messages: list[NewMessage] = []
     for command in commands:
@@ -58,9 +64,6 @@ def send_messages(broker: Broker, connection: Connection, commands: list[Command
             else:
                 messages.append(incoming.accept(header, command, connection))
                 requests.append(command)
-                if len(requests) == step:
-                    _append(broker, connection, requests, messages, started)
-                    requests, messages = [], []
         except (Refused, RemoteProtocolError) as refusal:
             _refuse(broker, connection, command, refusal, started)
     _append(broker, connection, requests, messages, started)
@@ -149,7 +152,7 @@ def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], 
     def told(code: ResponseCode) -> None:
         connection.end_waiting()
         if code == ResponseCode.SUCCESS:
-            connection.post_now(answers)
+            connection.post_now(*answers)
             _note_answered(broker, stored, started)
         else:
             _answer_unconfirmed(broker, connection, stored, code, started)
@@ -175,13 +178,14 @@ def _answer_unconfirmed(
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
     if stored:
-        connection.post(_answers(broker, stored))  # the receive loop sends it with all that this read asked for
+        connection.post(*_answers(broker, stored))  # the receive loop sends it with all that this read asked for
         _note_answered(broker, stored, started)
 
 
-def _answers(broker: Broker, stored: list[Stored]) -> bytes:
+def _answers(broker: Broker, stored: list[Stored]) -> list[bytes]:
+    """What leaves if all went well: nothing for one-way requests."""
     encode_reply = broker.send_replies.encode
-    return b"".join([encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY])
+    return [encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY]
 
 
 def _note_answered(broker: Broker, stored: list[Stored], started: float) -> None:
