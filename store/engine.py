@@ -371,7 +371,7 @@ class MessageStore:
         return [] if queue is None else queue.slice(offset, max_count, nowait=not allow_cold)
 
     def read_raw(self, offset: int, limit: int) -> bytes:
-        """Bytes of the log for a slave, never across a file's end; none at the end. Any thread; OffsetOutOfRange."""
+        """Bytes for a slave, not across a file's end, none at the log's. Any thread. OffsetOutOfRange if not held."""
         if offset == self._log.end_offset:
             return b""
         return self._log.latest(offset, limit) or self._log.read(offset, limit)
