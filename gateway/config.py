@@ -45,10 +45,8 @@ class ServerOptions(Options):
     )
     bind_address: str = option("0.0.0.0", "Local address of the listeners.", form=_HOST, fixed=True)
     server_channel_max_idle_time_seconds: int = option(
-        120, "Seconds without a byte after which a connection is closed.", ge=1
+        120, "Seconds without a byte after which a connection is closed.", ge=1, fixed=True
     )
-    server_socket_snd_buf_size: int = option(0, "SO_SNDBUF of a connection; 0: the system's choice.")
-    server_socket_rcv_buf_size: int = option(0, "SO_RCVBUF of a connection; 0: the system's choice.")
     server_socket_backlog: int = option(1024, "Connections that wait for being accepted.", ge=1, le=65_535, fixed=True)
     log_dir: str = option(
         "",
@@ -79,7 +77,7 @@ class NamesrvOptions(ServerOptions):
         fixed=True,
     )
     product_env_name: str = option("center", "Name of the environment, for tools.")
-    cluster_test: bool = option(False, "Answer for unknown topics as a test cluster does.", fixed=True)
+    cluster_test: bool = option(False, "Answer for unknown topics as a test cluster does: no effect here.", fixed=True)
     order_message_enable: bool = option(False, "Hand out the queue order configuration with routes.")
     scan_not_active_broker_interval: int = option(5000, "Pause between searches for silent brokers, in ms.", ge=10)
     metrics_port: int = option(
@@ -97,7 +95,7 @@ class BrokerOptions(ServerOptions):
     """The broker's keys: BrokerConfig. Times are milliseconds."""
 
     # Who it is and where.
-    namesrv_addr: str = option("", "Name servers.", form=_NAMESRV_LIST, important=True)
+    namesrv_addr: str = option("", "Name servers.", form=_NAMESRV_LIST, important=True, fixed=True)
     broker_ip1: str = option(
         "",
         "Address that clients are told.",
@@ -128,13 +126,12 @@ class BrokerOptions(ServerOptions):
     broker_cluster_name: str = option("DefaultCluster", "Name of the cluster.", form=_NAME, important=True, fixed=True)
     broker_id: int = option(0, "0: master; above: slave.", ge=-LONG_MAX, le=LONG_MAX, important=True, fixed=True)
     broker_permission: int = option(6, "Permission of the whole broker: 4 read, 2 write.", le=7)
-    region_id: str = option("DefaultRegion", "Region that clients are told.")
+    region_id: str = option("DefaultRegion", "Region that clients are told.", fixed=True)
 
     # Name servers.
     register_name_server_period: int = option(30_000, "Pause between registrations; held between 10,000 and 60,000.")
     register_broker_timeout_mills: int = option(6000, "How long a registration may take.", ge=1)
     compressed_register: bool = option(False, "Compress the topic table of a registration.")
-    force_register: bool = option(True, "Register even if nothing has changed.")
 
     # Topics and groups.
     default_topic_queue_nums: int = option(8, "Queues of TBW102 and so of created topics.", ge=1, le=65_535)
@@ -144,7 +141,7 @@ class BrokerOptions(ServerOptions):
     broker_topic_enable: bool = option(True, "The topic named like the broker may be read and written.", fixed=True)
     trace_topic_enable: bool = option(False, "Create the trace topic.", important=True, fixed=True)
     msg_trace_topic_name: str = option("RMQ_SYS_TRACE_TOPIC", "Trace topic.", form=_NAME, important=True, fixed=True)
-    trace_on: bool = option(True, "Clients are told that traces may be sent.")
+    trace_on: bool = option(True, "Clients are told that traces may be sent.", fixed=True)
     flush_consumer_offset_interval: int = option(5000, "Pause between writes of the consumer offsets.", ge=10)
 
     # Sends and pulls.
@@ -153,10 +150,6 @@ class BrokerOptions(ServerOptions):
     short_polling_time_mills: int = option(1000, "How long it is parked otherwise.", ge=1)
     notify_consumer_ids_changed_enable: bool = option(True, "Tell the members of a group when it changes.")
     slave_read_enable: bool = option(False, "Send consumers of old messages to a slave.")
-    disable_consume_if_consumer_read_slowly: bool = option(False, "Stop groups that are too far behind.")
-    consumer_fallbehind_threshold: int = option(16 << 30, "Bytes that are too far behind.", le=LONG_MAX)
-    enable_property_filter: bool = option(False, "SQL92 filters.")
-    filter_support_retry: bool = option(False, "SQL92 filters on retried messages.")
     store_reply_message_enable: bool = option(True, "Store replies of request-reply calls.")
 
     # Transactions.

@@ -1,8 +1,9 @@
 """Official configuration keys that are accepted and have no effect here.
 
 Most of them tune what does not exist in this design: thread pools, locks, memory maps, an off-heap buffer pool,
-the raft commitlog. They are kept with the defaults of 4.9.4, because tools read the whole list from a broker:
-`mqadmin exportConfigs` fails when one of the keys that it wants is missing.
+the raft commitlog. Some switch on what is not there: SQL92 filters, stopping groups that are far behind. They are kept
+with the defaults of 4.9.4, because tools read the whole list from a broker: `mqadmin exportConfigs` fails when one of
+the keys that it wants is missing.
 
 A key that gets a meaning moves from here to an option class; a test holds the two apart.
 """
@@ -41,6 +42,11 @@ BROKER: dict[str, str] = dict(
         commercialBaseCount=1
         transferMsgByHeap=true
         maxDelayTime=40
+        forceRegister=true
+        disableConsumeIfConsumerReadSlowly=false
+        consumerFallbehindThreshold=17179869184
+        enablePropertyFilter=false
+        filterSupportRetry=false
         brokerFastFailureEnable=true
         waitTimeMillsInSendQueue=200
         waitTimeMillsInPullQueue=5000
@@ -77,6 +83,11 @@ BROKER: dict[str, str] = dict(
         destroyMapedFileIntervalForcibly=120000
         redeleteHangedFileInterval=120000
         putMsgIndexHightWater=600000
+        flushIntervalConsumeQueue=1000
+        flushConsumeQueueLeastPages=2
+        deleteCommitLogFilesInterval=100
+        deleteConsumeQueueFilesInterval=100
+        messageIndexSafe=false
         flushLeastPagesWhenWarmMapedFile=4096
         warmMapedFileEnable=false
         debugLockEnable=false
@@ -110,6 +121,8 @@ SERVER: dict[str, str] = dict(
         serverSelectorThreads=3
         serverOnewaySemaphoreValue=256
         serverAsyncSemaphoreValue=64
+        serverSocketSndBufSize=0
+        serverSocketRcvBufSize=0
         writeBufferHighWaterMark=0
         writeBufferLowWaterMark=0
         serverPooledByteBufAllocatorEnable=true

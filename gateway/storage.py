@@ -83,7 +83,6 @@ class Storage:
         self._options = options
         self._arrived = arrived
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
-        self._sync_master = options.broker_role is BrokerRole.SYNC_MASTER
         self._expected_flush_seconds = SLOW_FLUSH_SECONDS
         self._flush_lane = trio.CapacityLimiter(1)
         self._upkeep_lane = trio.CapacityLimiter(1)
@@ -92,12 +91,12 @@ class Storage:
     @property
     def promises_more_than_append(self) -> bool:
         """Whether a send waits for a flush or a slave."""
-        return self._sync_flush or self._sync_master
+        return self._sync_flush or self.waits_for_slaves
 
     @property
     def waits_for_slaves(self) -> bool:
-        """Whether a send waits for a slave."""
-        return self._sync_master
+        """Whether a send waits for a slave; a change of brokerRole counts for the next one."""
+        return self._options.broker_role is BrokerRole.SYNC_MASTER
 
     @property
     def consumers_see_appends(self) -> bool:
@@ -147,7 +146,7 @@ class Storage:
         The message is stored in any case; the code says which promise could not be kept in time.
         """
         promise = _Promise(end, trio.current_time(), told)
-        if self._sync_master and self._replicas is not None:
+        if self.waits_for_slaves and self._replicas is not None:
             if self._replicas.in_reach(end):
                 promise.waits_for_slave = True
             else:
@@ -158,7 +157,7 @@ class Storage:
 
     def hear_slaves(self) -> None:
         """Settles what slaves have acknowledged by now, for those who are about to keep the event loop busy."""
-        if self._sync_master and self._promises and self._replicas is not None:
+        if self._promises and self._replicas is not None and self.waits_for_slaves:
             self._replicas.hear()
 
     async def confirm(self, end: int) -> ResponseCode:
@@ -236,17 +235,19 @@ class Storage:
 
     async def flush_forever(self) -> NoReturn:
         """Flushes: at once under SYNC_FLUSH, else by the interval and the least pages of the options."""
-        least_bytes = self._options.flush_commit_log_least_pages * 4096
-        interval = self._options.flush_interval_commit_log / 1000
-        thorough = self._options.flush_commit_log_thorough_interval / 1000
+        options = self._options
         last_flush = trio.current_time()
         while True:
             if self._sync_flush:
                 await self.appended.wait_past(self.flushed.offset)
             else:
-                await trio.sleep(interval)
+                least_bytes = options.flush_commit_log_least_pages * 4096
+                with trio.move_on_after(options.flush_interval_commit_log / 1000):
+                    if options.flush_commit_log_timed:
+                        await trio.sleep_forever()
+                    await self.appended.wait_past(self.flushed.offset + least_bytes)
                 dirty = self.store.end_offset - self.store.flushed_offset
-                overdue = trio.current_time() - last_flush >= thorough
+                overdue = trio.current_time() - last_flush >= options.flush_commit_log_thorough_interval / 1000
                 if dirty < (1 if overdue else least_bytes):
                     continue
             await self.flush()

@@ -8,8 +8,9 @@ From that line come the .properties key (`brokerPermission`), what `-p` and GET_
 values a file or UPDATE_BROKER_CONFIG may bring, and the sentence that says why another one was refused.
 
 Invariants: a value that was read from text has passed its bounds; a change of several keys happens wholly or
-not at all; a `fixed` key (a path, a port, an identity) never changes after construction, so that nobody can
-move files or listeners over the wire. Values given in Python code are trusted.
+not at all; a `fixed` key (a path, a port, an identity, a promise about disks) never changes after construction, so
+that nobody can move files or listeners over the wire, and nothing is said to hold that was settled at the start. All
+other keys are looked at whenever they matter. Values given in Python code are trusted.
 
 An option class must not use `from __future__ import annotations`: the annotation itself is the parser's type.
 """
@@ -171,7 +172,7 @@ class Options:
             spec = self.declared()[key]
             if value == getattr(self, spec.attribute):
                 continue
-            if spec.fixed:
+            if spec.fixed or not self.may_become(spec.attribute, value):
                 raise OptionError(
                     key, properties[key], "cannot change while running; set it in the file and restart"
                 )
@@ -180,6 +181,10 @@ class Options:
             setattr(self, self.declared()[key].attribute, value)
         self.explicit.update(changed)
         return list(changed)
+
+    def may_become(self, attribute: str, value: Any) -> bool:
+        """Whether an option that is not fixed may take this value while running, its present one being another."""
+        return True
 
     def to_properties(self, *, important: bool = False) -> dict[str, str]:
         """All keys, or the important ones, with the text of their current value."""

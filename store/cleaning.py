@@ -41,7 +41,7 @@ class Cleaner:
         self._index = index
         self._fs = fs
         self._root = options.store_path_root_dir
-        self._interval_ms = options.clean_resource_interval
+        self._options = options
         self._next_ms = 0
         self._log_min = commit_log.start_offset
         self._waiting: list[ConsumeQueue] = []  # their minimum offset may be too low
@@ -66,9 +66,9 @@ class Cleaner:
         """One round. Returns the files to remove from disk: pass them to ``remove`` in any thread. OSError."""
         if self._waiting:
             self._correct_queues()
-        if 0 <= self._next_ms - now_ms <= self._interval_ms:
+        if 0 <= self._next_ms - now_ms <= self._options.clean_resource_interval:
             return []
-        self._next_ms = now_ms + self._interval_ms
+        self._next_ms = now_ms + self._options.clean_resource_interval
         return self._detach(now_ms)
 
     def _detach(self, now_ms: int) -> list[str]:

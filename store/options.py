@@ -68,13 +68,15 @@ class StoreOptions(Options):
 
     # What a send promises.
     flush_disk_type: FlushDiskType = option(
-        FlushDiskType.ASYNC_FLUSH, "When a send is acknowledged: after append or after fsync.", important=True
+        FlushDiskType.ASYNC_FLUSH,
+        "When a send is acknowledged: after append or after fsync.",
+        important=True,
+        fixed=True,
     )
     broker_role: BrokerRole = option(
         BrokerRole.ASYNC_MASTER,
         "Master, master whose sends wait for a slave, or slave.",
         important=True,
-        fixed=True,
     )
     max_message_size: int = option(4 << 20, "Largest body of a message.", ge=1)
     sync_flush_timeout: int = option(5000, "How long a send waits for its fsync.", ge=1)
@@ -92,8 +94,6 @@ class StoreOptions(Options):
     )
     flush_commit_log_least_pages: int = option(4, "Pages of 4 KiB that must be dirty for a flush.")
     flush_commit_log_thorough_interval: int = option(10_000, "After this time one dirty byte is enough.")
-    flush_interval_consume_queue: int = option(1000, "Pause between flushes of the consume queues.")
-    flush_consume_queue_least_pages: int = option(2, "Pages of a queue that must be dirty for a flush.")
     flush_consume_queue_thorough_interval: int = option(60_000, "After this time one dirty byte is enough.")
     flush_delay_offset_interval: int = option(10_000, "Pause between writes of delayOffset.json.", ge=1)
 
@@ -109,8 +109,6 @@ class StoreOptions(Options):
     clean_file_forcibly_enable: bool = option(
         True, "Above 85 % of disk use delete the oldest files though they are not expired.", important=True
     )
-    delete_commit_log_files_interval: int = option(100, "Pause between deletions of commitlog files.")
-    delete_consume_queue_files_interval: int = option(100, "Pause between deletions of consume queue files.")
 
     # Reading.
     max_transfer_bytes_on_message_in_memory: int = option(
@@ -131,8 +129,7 @@ class StoreOptions(Options):
         le=100,
         important=True,
     )
-    message_index_enable: bool = option(True, "Keep the key index.", important=True)
-    message_index_safe: bool = option(False, "Recovery goes back to what the key index has on disk.", important=True)
+    message_index_enable: bool = option(True, "Keep the key index.", important=True, fixed=True)
     max_msgs_num_batch: int = option(64, "Most messages of one query by key.", ge=1)
     default_query_max_num: int = option(32, "Messages of one query by key where the client names no number.", ge=1)
     check_crc_on_recover: bool = option(
@@ -147,7 +144,7 @@ class StoreOptions(Options):
     # Master and slave.
     ha_listen_port: int = option(0, "Port for slaves; 0: listenPort + 1.", le=65_535, fixed=True)
     ha_master_address: str = option(
-        "", "Slave: the master's host:port, instead of what name servers say.", important=True
+        "", "Slave: the master's host:port, instead of what name servers say.", important=True, fixed=True
     )
     ha_send_heartbeat_interval: int = option(5000, "Pause after which an idle connection to a slave says so.", ge=1)
     ha_housekeeping_interval: int = option(20_000, "Silence after which such a connection is closed.", ge=1)
@@ -169,3 +166,7 @@ class StoreOptions(Options):
         size = self.mapped_file_size_consume_queue
         self.mapped_file_size_consume_queue = size + -size % CONSUME_QUEUE_UNIT_SIZE
         self.disk_max_used_space_ratio = min(max(self.disk_max_used_space_ratio, 10), 95)
+
+    def may_become(self, attribute: str, value: object) -> bool:
+        """A master may begin and cease to wait for its slaves; what is a slave is said at the start."""
+        return attribute != "broker_role" or BrokerRole.SLAVE not in (self.broker_role, value)

@@ -83,14 +83,28 @@ _Place = tuple[int, int, int]  # queue offset, physical offset, size
 class Limits:
     """When an answer is full (isTheBatchFull): the first message always fits."""
 
-    __slots__ = ("bytes_disk", "bytes_memory", "count_disk", "count_memory", "memory_bytes")
+    __slots__ = ("_options", "_physical_memory")
 
     def __init__(self, options: StoreOptions, physical_memory: int) -> None:
-        self.bytes_memory = options.max_transfer_bytes_on_message_in_memory
-        self.count_memory = options.max_transfer_count_on_message_in_memory
-        self.bytes_disk = options.max_transfer_bytes_on_message_in_disk
-        self.count_disk = options.max_transfer_count_on_message_in_disk
-        self.memory_bytes = physical_memory * options.access_message_in_memory_max_ratio // 100
+        self._options = options
+        self._physical_memory = physical_memory
+
+    @property
+    def count_memory(self) -> int:
+        """Messages of one answer, at most."""
+        return self._options.max_transfer_count_on_message_in_memory
+
+    @property
+    def memory_bytes(self) -> int:
+        """How far from the log's end a message counts as being in memory."""
+        return self._physical_memory * self._options.access_message_in_memory_max_ratio // 100
+
+    def of_answer(self, *, on_disk: bool) -> tuple[int, int]:
+        """Bytes and messages of one answer from recent or from old messages."""
+        options = self._options
+        if on_disk:
+            return options.max_transfer_bytes_on_message_in_disk, options.max_transfer_count_on_message_in_disk
+        return options.max_transfer_bytes_on_message_in_memory, options.max_transfer_count_on_message_in_memory
 
 
 class Reader:
@@ -363,11 +377,9 @@ class _Search:
 
     def _most(self, on_disk: bool) -> tuple[int, int]:
         """How many bytes and messages the answer may have at this place of the log."""
-        limits = self._limits
-        if on_disk:
-            self._cold = True
-            return min(limits.bytes_disk, self._max_bytes), min(limits.count_disk, self._max_count)
-        return min(limits.bytes_memory, self._max_bytes), min(limits.count_memory, self._max_count)
+        self._cold = self._cold or on_disk
+        most_bytes, most_count = self._limits.of_answer(on_disk=on_disk)
+        return min(most_bytes, self._max_bytes), min(most_count, self._max_count)
 
     def _is_passed(self, physical: int, size: int, log_begin: int) -> bool:
         """Whether a unit that names no record of the log is there by right."""

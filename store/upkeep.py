@@ -135,7 +135,7 @@ class Upkeep:
         self._flusher = flusher
         self._dispatcher = dispatcher
         self._checkpoint = checkpoint
-        self._pause_ms = min(MOST_PAUSE_MS, options.flush_consume_queue_thorough_interval)
+        self._options = options
         self._job: MaintainJob | None = None  # begun and not finished
         self._round: Mark | None = None
         self._manifest: Manifest | None = None  # of the round that is under way
@@ -198,7 +198,8 @@ class Upkeep:
         waited = now_ms - self._round_began_ms
         if behind <= 0 or (waited < LEAST_PAUSE_MS and waited >= 0):
             return False
-        return behind >= ROUND_BYTES or not 0 <= waited < self._pause_ms
+        pause_ms = min(MOST_PAUSE_MS, self._options.flush_consume_queue_thorough_interval)
+        return behind >= ROUND_BYTES or not 0 <= waited < pause_ms
 
     def _begin_round_job(self, job: MaintainJob, mark: Mark) -> None:
         if self._flusher.flushed_offset < mark.offset:

@@ -75,7 +75,7 @@ class IncomingMessages:
         self._topic_created = topic_created
         self._delays = delays
         self._is_slave = store_options.broker_role is BrokerRole.SLAVE
-        self._max_body = store_options.max_message_size
+        self._store_options = store_options
         self._cluster = options.broker_cluster_name
         self.store_host = pack_host(ip_of(options.broker_ip1), options.listen_port)
         self.message_id = (self.store_host.hex().upper() + "%016X").__mod__
@@ -83,6 +83,10 @@ class IncomingMessages:
         self._store_host_flag = STORE_HOST_V6 if len(self.store_host) > 8 else 0
         self.own_host_flags = self._store_host_flag | BORN_HOST_V6 if self._store_host_flag else 0
         """The sysFlag of a message that was born here."""
+
+    @property
+    def _max_body(self) -> int:
+        return self._store_options.max_message_size
 
     def accept(self, header: SendHeader, command: Command, connection: Connection) -> NewMessage:
         """The message of one plain send; raises Refused."""

@@ -97,7 +97,6 @@ class Registration:
             await trio.sleep_forever()
 
     async def _keep(self, address: str) -> NoReturn:
-        period = min(max(self._options.register_name_server_period, 10_000), 60_000) / 1000
         async with self._open_client(address) as client:
             try:
                 settled = trio.current_time()
@@ -106,7 +105,8 @@ class Registration:
                     if await self._register(client):
                         self._told[address].advance(change)
                         is_settled = trio.current_time() >= settled
-                        await self._wait_for_cause(client, change, period if is_settled else SETTLE_PERIOD_SECONDS)
+                        period = self._period if is_settled else SETTLE_PERIOD_SECONDS
+                        await self._wait_for_cause(client, change, period)
                     else:
                         settled = trio.current_time() + SETTLE_SECONDS
                         await trio.sleep(RETRY_SECONDS)
@@ -115,6 +115,10 @@ class Registration:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + UNREGISTER_SECONDS):
                         await self._unregister(client)
         raise AssertionError("only cancellation ends the loop")
+
+    @property
+    def _period(self) -> float:
+        return min(max(self._options.register_name_server_period, 10_000), 60_000) / 1000
 
     async def _wait_for_cause(self, client: RemotingClient, known_change: int, period: float) -> None:
         """Returns when it is time to register again: after the period, a change, or a lost connection."""

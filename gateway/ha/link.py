@@ -42,10 +42,8 @@ class SlaveLink:
         self._stream = stream
         self._storage = storage
         self._progress = progress
-        self._patience = options.ha_housekeeping_interval / 1000
-        self._heartbeat = options.ha_send_heartbeat_interval / 1000
-        self._slave_timeout = options.slave_timeout / 1000
-        self._batch_bytes = options.ha_transfer_batch_size
+        self._options = options
+        self._least_batch_bytes = 0
         self._scope = trio.CancelScope()
         self._failure: Exception | None = None
         self._decoder = ReportDecoder()
@@ -57,6 +55,10 @@ class SlaveLink:
         self._pushing: Waiter | None = None
         self._push_ended = trio.Event()
         self._unsent = b""
+
+    @property
+    def _patience(self) -> float:
+        return self._options.ha_housekeeping_interval / 1000
 
     def close(self) -> None:
         """Ends the link: the same slave has come again."""
@@ -78,9 +80,9 @@ class SlaveLink:
         LOST; returns only after `close`.
         """
         if replica.broker_id is not None:  # one of our own takes larger transfers
-            self._batch_bytes = max(self._batch_bytes, CHUNK_BYTES)
+            self._least_batch_bytes = CHUNK_BYTES
         if not replica.counted:
-            self._counts_from = trio.current_time() + self._slave_timeout
+            self._counts_from = trio.current_time() + self._options.slave_timeout / 1000
         self._wrote = trio.current_time()
         self._take(replica, self._behind_first)
 
@@ -151,7 +153,7 @@ class SlaveLink:
         """What the log has next for the slave, as it leaves; it counts as sent from now on."""
         position = replica.sent
         replica.sent += len(data)
-        return transfers(position, data, self._batch_bytes)
+        return transfers(position, data, max(self._options.ha_transfer_batch_size, self._least_batch_bytes))
 
     async def _push_until_stuck(self, replica: Replica) -> None:
         """Lets appends push; returns when that left something to send, or failed, with the connection free."""
@@ -186,12 +188,13 @@ class SlaveLink:
     async def _watch(self, replica: Replica) -> NoReturn:
         """Ends the link when the peer has been silent or taken nothing for too long; sends heartbeats while idle."""
         while True:
-            beat_due = (self._wrote if self._pushing is not None else trio.current_time()) + self._heartbeat
+            heartbeat = self._options.ha_send_heartbeat_interval / 1000
+            beat_due = (self._wrote if self._pushing is not None else trio.current_time()) + heartbeat
             await trio.sleep_until(min(self._heard + self._patience, self._sending_since + self._patience, beat_due))
             now = trio.current_time()
             if now >= min(self._heard, self._sending_since) + self._patience:
                 raise trio.TooSlowError
-            if self._pushing is not None and now >= self._wrote + self._heartbeat:
+            if self._pushing is not None and now >= self._wrote + heartbeat:
                 self._beat = trio.Event()
                 await self._write(encode_transfer_header(replica.sent, 0))
                 self._beat.set()

@@ -146,6 +146,12 @@ class HaMaster:
         except OffsetOutOfRange as error:  # deleted meanwhile
             raise Refused(ResponseCode.SYSTEM_BUSY, str(error)) from None
 
+    def role_changed(self) -> None:
+        """From now on sends wait for slaves, or no longer do: those that a join told so join again."""
+        for replica, link in self._links.items():
+            if replica.broker_id is not None:
+                link.close()
+
     # ---- the HA port
 
     async def serve(self, listeners: Sequence[trio.SocketListener]) -> NoReturn:

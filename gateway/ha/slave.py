@@ -87,10 +87,12 @@ class HaSlave:
         self._open_stream = open_stream
         self._identity = {"cluster": cluster, "broker": broker, "broker_id": broker_id}
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
-        self._patience = options.ha_housekeeping_interval / 1000
-        self._heartbeat = options.ha_send_heartbeat_interval / 1000
         self._last_said = ""
         self._steps = 0
+
+    @property
+    def _patience(self) -> float:
+        return self._options.ha_housekeeping_interval / 1000
 
     async def run(self) -> NoReturn:
         """Follows the master, whoever and wherever it is, until cancelled."""
@@ -199,12 +201,12 @@ class HaSlave:
     async def _receive(self, stream: trio.abc.Stream, plan: Plan, reporter: "Reporter") -> NoReturn:
         decoder = TransferDecoder()
         report_at_once = plan.eager and not self._sync_flush
-        patience = self._patience
-        with trio.fail_after(patience) as scope:
+        with trio.fail_after(self._patience) as scope:
             while True:
                 data = await self._next_read(stream, STEP_RECORDS if report_at_once else LAZY_RECORDS)
                 if not data:
                     raise trio.BrokenResourceError("the master closed the connection")
+                patience = self._patience
                 deadline = trio.current_time() + patience
                 if deadline - scope.deadline > patience / DEADLINE_STEPS:
                     scope.deadline = deadline
@@ -268,7 +270,7 @@ class HaSlave:
         elif not plan.eager:
             mark = self._storage.appended
         while True:
-            with trio.move_on_after(self._heartbeat):
+            with trio.move_on_after(self._options.ha_send_heartbeat_interval / 1000):
                 await mark.wait_past(reporter.offset)
             if mark.closed:
                 raise StorePoisoned(FLUSH_FAILED)

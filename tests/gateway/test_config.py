@@ -8,7 +8,7 @@ import pytest
 from gateway import officialkeys
 from gateway.config import BrokerOptions, NamesrvOptions, broker_properties, namesrv_properties
 from protocol.options import OptionError
-from store.options import FlushDiskType, StoreOptions
+from store.options import BrokerRole, FlushDiskType, StoreOptions
 
 GOLDEN = Path(__file__).parent.parent / "data" / "mqadmin"
 OWN_KEYS = {"logDir", "metricsPort", "haSyncWholeLog"}
@@ -132,11 +132,25 @@ class TestBounds:
         for options in (BrokerOptions(), StoreOptions(), NamesrvOptions()):
             movable = {key for key, spec in options.declared().items() if not spec.fixed}
             moving = {
-                k for k in movable if re.search(r"[pP]ath|Port$|Dir$|rocketmqHome|brokerName|brokerId|brokerRole", k)
+                k for k in movable if re.search(r"[pP]ath|Port$|Dir$|rocketmqHome|brokerName|brokerId", k)
             }
             assert moving == set()
 
-    def test_flush_type_may_change_while_running(self) -> None:
+    def test_what_is_settled_at_the_start_is_not_said_to_have_changed(self) -> None:
         options = StoreOptions()
-        assert options.change({"flushDiskType": "SYNC_FLUSH"}) == ["flushDiskType"]
-        assert options.flush_disk_type is FlushDiskType.SYNC_FLUSH
+        with pytest.raises(OptionError, match=r"^flushDiskType=SYNC_FLUSH: cannot change while running"):
+            options.change({"flushDiskType": "SYNC_FLUSH"})
+        assert options.flush_disk_type is FlushDiskType.ASYNC_FLUSH
+
+    def test_a_master_may_begin_and_cease_to_wait_for_slaves(self) -> None:
+        options = StoreOptions()
+        assert options.change({"brokerRole": "SYNC_MASTER"}) == ["brokerRole"]
+        assert options.broker_role is BrokerRole.SYNC_MASTER
+        assert options.change({"brokerRole": "ASYNC_MASTER"}) == ["brokerRole"]
+
+    @pytest.mark.parametrize(("role", "other"), [("SLAVE", "SYNC_MASTER"), ("ASYNC_MASTER", "SLAVE")])
+    def test_nobody_becomes_or_ceases_to_be_a_slave_while_running(self, role: str, other: str) -> None:
+        options = StoreOptions.from_properties({"brokerRole": role})
+        with pytest.raises(OptionError, match=f"^brokerRole={other}: cannot change while running"):
+            options.change({"brokerRole": other})
+        assert options.broker_role.value == role

@@ -123,6 +123,41 @@ async def test_few_bytes_wait_for_the_thorough_interval(autojump_clock: Any) -> 
     assert store.flush_targets == [1]
 
 
+async def test_untimed_flush_begins_when_enough_is_dirty(autojump_clock: Any) -> None:
+    store = FakeStore()
+    async with flushing(store, flush_commit_log_timed=False, flush_commit_log_least_pages=1) as storage:
+        storage.append([MESSAGE] * 4095)
+        await trio.sleep(0.1)
+        assert store.flush_targets == []
+        storage.append([MESSAGE] * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.flush_targets == [4097]
+
+
+async def test_a_new_interval_counts_after_the_present_one(autojump_clock: Any) -> None:
+    store = FakeStore()
+    async with flushing(store, flush_interval_commit_log=500, flush_commit_log_least_pages=1) as storage:
+        await trio.sleep(0.1)
+        storage._options.flush_interval_commit_log = 5000
+        await trio.sleep(0.5)
+        storage.append([MESSAGE] * 4096)
+        await trio.sleep(4.5)
+        assert store.flush_targets == []
+        await trio.sleep(0.5)
+    assert store.flush_targets == [4096]
+
+
+async def test_a_new_role_counts_for_the_next_send(autojump_clock: Any) -> None:
+    store = FakeStore()
+    options = StoreOptions()
+    storage = Storage(store, options)  # type: ignore[arg-type]
+    storage.replicas = FakeReplicas(near=False)
+    assert await storage.confirm(storage.append([MESSAGE])) == ResponseCode.SUCCESS
+    options.change({"brokerRole": "SYNC_MASTER"})
+    assert storage.waits_for_slaves
+    assert await storage.confirm(storage.append([MESSAGE])) == ResponseCode.SLAVE_NOT_AVAILABLE
+
+
 async def test_failed_flush_poisons_and_is_never_tried_again(autojump_clock: Any) -> None:
     store = FakeStore()
     store.failure = OSError(5, "input/output error")

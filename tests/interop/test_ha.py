@@ -22,6 +22,7 @@ from tests.interop.processes import OURS, Broker, Cluster
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
+UPDATE_BROKER_CONFIG: Final = 25
 PULL_MESSAGE: Final = 11
 QUERY_MESSAGE: Final = 12
 GET_ALL_TOPIC_CONFIG: Final = 21
@@ -185,6 +186,29 @@ def test_a_slave_is_a_copy_of_its_master_through_deaths(site: Site, master_kind:
         master.kill()
         with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
             assert len(consumer.received(count)) >= count
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("master_kind", [OURS, "4.9.4"])
+def test_a_master_begins_and_ceases_to_wait_for_its_slave_while_it_runs(site: Site, master_kind: str) -> None:
+    def change_role(role: str) -> None:
+        assert master.call(UPDATE_BROKER_CONFIG, body=f"brokerRole={role}\n".encode()).code == 0
+
+    with site() as (cluster, producer):
+        master = add_master(cluster, master_kind, role="ASYNC_MASTER")
+        topic = new_topic(producer, cluster)
+        slave = add_slave(cluster, OURS)
+        acknowledged(producer.send_many(topic, "first", 20))
+        wait_copied(slave, master)
+
+        change_role("SYNC_MASTER")
+        send_until_replicated(producer, topic)
+        slave.pause()
+        assert producer.send(topic, "the slave stands still")["status"] != "SEND_OK"
+        change_role("ASYNC_MASTER")
+        acknowledged(producer.send_many(topic, "nobody waits", 20))
+        slave.resume()
+        wait_copied(slave, master)
 
 
 @pytest.mark.parametrize("master_kind", [OURS, "4.9.4"])

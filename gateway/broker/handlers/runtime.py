@@ -35,6 +35,7 @@ routes = Routes()
 
 FIXED_BY_WIRE = frozenset({"namesrvAddr"})
 PERMISSION_KEY = "brokerPermission"
+ROLE_KEY = "brokerRole"
 
 
 @routes.handle
@@ -62,9 +63,13 @@ def update_broker_config(broker: Broker, call: Call[UpdateBrokerConfig]) -> None
         remark = f"not changed, because {broker.options.source} cannot be written: {error.strerror or error}"
         raise Refused(ResponseCode.SYSTEM_ERROR, remark) from None
     log.info("config_changed", **{key: after[key] for key in changed}, by=call.connection.remote_address)
-    unknown = sorted(given.keys() - broker_properties(broker.options, broker.store_options).keys())
-    if unknown:
+    known = broker_properties(broker.options, broker.store_options).keys()
+    if unknown := sorted(given.keys() - known):
         log.warning("unknown_config_keys", keys=unknown, by=call.connection.remote_address)
+    if idle := sorted(given.keys() & known - after.keys()):
+        log.warning("config_keys_without_effect", keys=idle, by=call.connection.remote_address)
+    if ROLE_KEY in changed and broker.replication.master is not None:
+        broker.replication.master.role_changed()
     if PERMISSION_KEY in changed:
         broker.topics.next_version()
         broker.registration.topic_changed()

@@ -22,7 +22,8 @@ from gateway.ha.link import transfers
 from gateway.ha.master import HaMaster, Identity
 from gateway.streams import send_now
 from protocol.ha import Transfer, TransferDecoder, encode_report
-from protocol.requests.replication import JoinReplication
+from protocol.requests.replication import JoinReplication, JoinReplicationReply
+from store.options import BrokerRole
 from tests.gateway.ha.fakes import BROKER, CLUSTER, FILE_SIZE, MemoryLog, MemoryStorage, make_master, messages, options
 
 DATA = messages(0, 10_000)
@@ -74,8 +75,12 @@ async def linked(master: HaMaster, host: str = HOST) -> AsyncIterator[Slave]:
 
 
 async def ticket(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: bool = False) -> int:
+    return (await join(master, end, broker_id=broker_id, whole_log=whole_log)).ticket
+
+
+async def join(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: bool = False) -> JoinReplicationReply:
     log = MemoryLog(DATA[:end])
-    reply = await master.join(
+    return await master.join(
         JoinReplication(
             cluster_name=CLUSTER,
             broker_name=BROKER,
@@ -89,7 +94,6 @@ async def ticket(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: b
         ),
         "slave",
     )
-    return reply.ticket
 
 
 def refusals(logs: list[Any]) -> str:
@@ -419,6 +423,21 @@ async def test_the_new_link_of_a_slave_ends_its_old_one() -> None:
         await new.take(1)
         assert await old.closed()
         assert len(master.progress.replicas) == 1
+
+
+async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them() -> None:
+    master, _ = make_master(MemoryLog(DATA), broker_role=BrokerRole.ASYNC_MASTER)
+    assert not (await join(master, 5000)).eager
+    async with linked(master) as ours, linked(master, "10.0.0.8") as official:
+        await ours.report(await ticket(master, 5000))
+        await ours.take(1)
+        await official.report(6000)
+        await official.take(1)
+        master._options.change({"brokerRole": "SYNC_MASTER"})
+        master.role_changed()
+        assert await ours.closed()
+        assert [replica.broker_id for replica in master.progress.replicas] == [None]
+    assert (await join(master, 5000)).eager
 
 
 async def test_retention_that_overtakes_a_slave_is_told(autojump_clock: MockClock) -> None:

@@ -201,9 +201,22 @@ async def test_a_change_counts_at_once(rig: Rig) -> None:
     assert (keys["slaveReadEnable"], keys["maxMessageSize"]) == ("true", "1000")
 
 
+async def test_what_an_answer_may_hold_changes_for_the_next_pull(rig: Rig) -> None:
+    rig.store_messages("T", 0, 5)
+    assert rig.broker.store.get("T", 0, 0, 32).count == 5
+    await change(rig, "maxTransferCountOnMessageInMemory=2")
+    assert rig.broker.store.get("T", 0, 0, 32).count == 2
+    assert not rig.broker.store.get("T", 0, 0, 32).cold
+    await change(rig, "accessMessageInMemoryMaxRatio=0\nmaxTransferCountOnMessageInDisk=3")
+    assert rig.broker.store.get("T", 0, 0, 32).count == 3
+    assert rig.broker.store.get("T", 0, 0, 32).cold
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "maxMessageSize=2000\nflushDiskType=SYNC_FLUSH",
+        "maxMessageSize=2000\nbrokerRole=SLAVE",
         "maxMessageSize=2000\nslaveReadEnable=perhaps",
         "slaveReadEnable=true\nmaxMessageSize=-1",
         "slaveReadEnable=true\nstorePathRootDir=/tmp/elsewhere",
@@ -227,11 +240,14 @@ async def test_text_that_is_none_is_refused(rig: Rig) -> None:
     assert (answer.code, answer.remark) == (ResponseCode.SYSTEM_ERROR, "string2Properties error")
 
 
-async def test_unknown_keys_are_ignored_and_logged(rig: Rig) -> None:
+async def test_unknown_and_idle_keys_are_ignored_and_logged(rig: Rig) -> None:
     with capture_logs() as logs:
         assert (await change(rig, "slaveReadEnabel=true\nsendThreadPoolQueueCapacity=5")).code == 0
-    (warning,) = [entry for entry in logs if entry["event"] == "unknown_config_keys"]
-    assert warning["keys"] == ["slaveReadEnabel"]
+    told = {entry["event"]: entry["keys"] for entry in logs if "keys" in entry}
+    assert told == {
+        "unknown_config_keys": ["slaveReadEnabel"],
+        "config_keys_without_effect": ["sendThreadPoolQueueCapacity"],
+    }
 
 
 async def test_a_change_lasts_in_the_file_that_was_given(rig: Rig, tmp_path: Path) -> None:

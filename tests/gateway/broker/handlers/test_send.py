@@ -18,7 +18,7 @@ SYNC_MASTER = {"broker_role": BrokerRole.SYNC_MASTER}
 MANY = OVERLAPPED_REQUESTS + 1
 
 
-def send(rig: Rig, count: int, properties: str = "") -> list[int]:
+def send(rig: Rig, count: int, properties: str = "", body: bytes = b"x") -> list[int]:
     """As if one read had brought so many requests; returns where the log ended after each append."""
     header = SendMessageV2(
         producer_group="p",
@@ -31,7 +31,7 @@ def send(rig: Rig, count: int, properties: str = "") -> list[int]:
         flag=0,
         properties=properties,
     )
-    commands = [Command(RequestCode.SEND_MESSAGE_V2, number, header=header, body=b"x") for number in range(count)]
+    commands = [Command(RequestCode.SEND_MESSAGE_V2, number, header=header, body=body) for number in range(count)]
     ends: list[int] = []
     grew = rig.broker.store.log_grew
 
@@ -76,6 +76,16 @@ def offsets(answers: list[Command]) -> list[int]:
     assert {answer.code for answer in answers} == {ResponseCode.SUCCESS}
     assert [answer.opaque for answer in answers] == list(range(len(answers)))
     return [answer.typed_header(SendMessageReply).queue_offset for answer in answers]
+
+
+async def test_a_new_limit_of_bodies_counts_for_the_next_send(make_rig: Make) -> None:
+    rig = make_rig()
+    send(rig, 1, body=b"x" * 1001)
+    rig.broker.store_options.change({"maxMessageSize": "1000"})
+    send(rig, 1, body=b"x" * 1001)
+    send(rig, 1, body=b"x" * 1000)
+    codes = [answer.code for answer in answered(rig)]
+    assert codes == [ResponseCode.SUCCESS, ResponseCode.MESSAGE_ILLEGAL, ResponseCode.SUCCESS]
 
 
 @pytest.mark.parametrize(
