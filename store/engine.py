@@ -151,13 +151,14 @@ class MessageStore:
 
         ``progress`` is told how far long work is; by default it goes to the log now and then. StoreError with one
         clear line if that is impossible (StoreLocked, StoreDamaged); nothing but the lock
-        file was touched then.
+        file and empty directories was made then.
         """
         fs = fs or FileSystem()
         root = options.store_path_root_dir
         try:
             fs.makedirs(root)
-            lock = DirectoryLock(root, fs)
+            fs.makedirs(options.store_path_commit_log)
+            lock = DirectoryLock(root, options.store_path_commit_log, fs)
         except OSError as error:
             raise StoreDamaged(f"{error.filename or root}: {error.strerror or error}") from error
         try:
@@ -188,7 +189,6 @@ class MessageStore:
         derived = store._derived(progress)
         derived_verdict = derived.judge(load_manifest(root, fs))
         report(verdict, aborted)
-        fs.makedirs(options.store_path_commit_log)
         if not aborted:
             fs.close(fs.open(abort, create=True))
         fs.sync_directory(root)  # also for one that a process made and did not live to sync

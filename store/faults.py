@@ -156,5 +156,8 @@ class FaultyFiles(FileSystem):
     def lock(self, path: StrPath) -> int | None:
         return self._inner.lock(path)
 
+    def lock_directory(self, path: StrPath) -> int | None:
+        return self._inner.lock_directory(path)
+
     def unlock(self, path: StrPath, fd: int) -> None:
         self._inner.unlock(path, fd)

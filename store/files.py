@@ -253,6 +253,18 @@ class FileSystem:
         _locked_here.discard(os.path.realpath(path))
         os.close(fd)
 
+    def lock_directory(self, path: StrPath) -> int | None:
+        """Open a directory and lock it as a whole (flock), until ``unlock``; None if anybody else has done so."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno == errno.EWOULDBLOCK:
+                return None
+            raise
+        return fd
+
 
 def sync_if_allowed(fs: FileSystem, directory: str) -> None:
     """Sync a directory that may belong to somebody else, who lets us make names in it but not open it."""
@@ -336,13 +348,19 @@ class DirectoryLock:
     process closes any descriptor of the file, hence one holder and no cache.
     """
 
-    def __init__(self, root: str, fs: FileSystem) -> None:
+    def __init__(self, root: str, commit_log: str, fs: FileSystem) -> None:
+        """``commit_log``: the directory of the commitlog, which may lie elsewhere. Both directories exist."""
         self._fs = fs
         self._path = os.path.join(root, "lock")
         fd = fs.lock(self._path)
         if fd is None:
-            raise StoreLocked(f"{self._path} is held: a broker is already running on this directory")
+            raise _held(self._path, root)
         self._fd = fd
+        try:
+            self._commit_log = CommitLogLock(commit_log, root, fs)
+        except BaseException:
+            fs.unlock(self._path, fd)
+            raise
         if fs.size(fd) == 0:
             # Nothing was stored here yet. A process before may have made the directory and ended before it was safe.
             parent = os.path.dirname(os.path.abspath(root))
@@ -353,4 +371,44 @@ class DirectoryLock:
             fs.write_all(fd, b"lock", 0)
 
     def release(self) -> None:
+        self._commit_log.release()
         self._fs.unlock(self._path, self._fd)
+
+
+class CommitLogLock:
+    """Keeps two brokers with different roots off one commitlog directory, as where storePathCommitLog is copied.
+
+    Nothing may be put into that directory, because an official broker would not start on it; so the directory itself
+    is locked, which keeps out brokers of ours. The official one locks only its root: where that is the usual place,
+    beside the commitlog, it is looked at.
+    """
+
+    def __init__(self, commit_log: str, root: str, fs: FileSystem) -> None:
+        """``root``: the store directory whose lock is held already."""
+        self._fs = fs
+        self._neighbour: tuple[str, int] | None = None
+        self._directory = directory = os.path.realpath(commit_log)
+        parent, name = os.path.split(directory)
+        path = os.path.join(parent, "lock")
+        if parent != os.path.realpath(root) and name == "commitlog" and fs.stat(path) is not None:
+            fd = fs.lock(path)
+            if fd is None:
+                raise _held(path, directory)
+            self._neighbour = path, fd
+        directory_fd = fs.lock_directory(directory)
+        if directory_fd is None:
+            self._release_neighbour()
+            raise _held(directory, directory)
+        self._directory_fd = directory_fd
+
+    def release(self) -> None:
+        self._fs.unlock(self._directory, self._directory_fd)
+        self._release_neighbour()
+
+    def _release_neighbour(self) -> None:
+        if self._neighbour is not None:
+            self._fs.unlock(*self._neighbour)
+
+
+def _held(lock: str, directory: str) -> StoreLocked:
+    return StoreLocked(f"{lock} is held: a broker is already running on {directory}")

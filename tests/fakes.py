@@ -432,6 +432,13 @@ class PowerLossFiles(FileSystem):
         self._locks.add(name)
         return fd
 
+    def lock_directory(self, path: StrPath) -> int | None:
+        name = os.fspath(path)
+        if name in self._locks:
+            return None
+        self._locks.add(name)
+        return -1
+
     def unlock(self, path: StrPath, fd: int) -> None:
         self._locks.discard(os.fspath(path))
         self.close(fd)

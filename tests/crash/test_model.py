@@ -173,5 +173,5 @@ def test_a_store_directory_is_safe_when_it_is_locked() -> None:
     """Also if a process before made it and did not live to sync it."""
     disk = PowerLossFiles()
     disk.makedirs("/a/b/store", sync=False)
-    DirectoryLock("/a/b/store", disk).release()
+    DirectoryLock("/a/b/store", "/a/b/store", disk).release()
     assert {after.stat("/a/b/store") is not None for after in outcomes(disk)} == {True}

@@ -169,12 +169,12 @@ def test_lock_keeps_other_processes_and_this_one_out(tmp_path: Path) -> None:
         command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "lock")]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    lock = DirectoryLock(str(tmp_path), FS)
+    lock = DirectoryLock(str(tmp_path), str(tmp_path), FS)
     assert others_see() == "held"
     with pytest.raises(StoreLocked, match=str(tmp_path / "lock")):
-        DirectoryLock(str(tmp_path), FS)
+        DirectoryLock(str(tmp_path), str(tmp_path), FS)
     assert others_see() == "held"  # the refused attempt has not dropped the lock
     lock.release()
     assert others_see() == "free"
-    DirectoryLock(str(tmp_path), FS).release()
+    DirectoryLock(str(tmp_path), str(tmp_path), FS).release()
     assert (tmp_path / "lock").read_bytes() == b"lock"  # not earlier: closing any descriptor drops such a lock

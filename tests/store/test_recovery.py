@@ -403,6 +403,24 @@ def test_a_second_store_is_kept_out_before_it_touches_anything(killed: Path) -> 
     store.close()
 
 
+def test_a_commitlog_of_another_root_is_kept_for_its_broker(killed: Path, tmp_path: Path) -> None:
+    """As where the properties of a master, storePathCommitLog among them, are taken for its slave."""
+    live = open_store(killed)
+    others = options(tmp_path / "other")
+    others.store_path_commit_log = str(killed / "commitlog")
+    with pytest.raises(StoreLocked, match=f"{killed}/lock is held"):
+        MessageStore.open(others)
+    live.close()
+    second = MessageStore.open(others)
+    others = options(tmp_path / "third")
+    others.store_path_commit_log = str(killed / "commitlog")
+    (killed / "lock").unlink()
+    with pytest.raises(StoreLocked, match=f"{killed}/commitlog is held"):
+        MessageStore.open(others)
+    second.close()
+    MessageStore.open(others).close()
+
+
 def test_a_directory_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     """The error names the path; the lock is free again."""
     (tmp_path / "file").write_text("")
