@@ -18,8 +18,10 @@ bytes plus its units more; all tails together stay near ``max_pending_bytes``. 1
 Offsets of replayed records
     expected offset      what happens
     equal to the end     appended; if the record lies before the queue's physical end it is ignored (a replay)
-    below the end        ignored if the same unit stands there; a blank is filled in; else an anomaly: the unit
-                         of the earlier record stays, unless ``unit_is_true`` says that it was never right
+    0, a later record    the topic was deleted and made anew: so does the queue
+    below the end        ignored if the same unit stands there; a blank is filled in; ignored if a later record has
+                         it, whose topic was made anew; else an anomaly: the unit of the earlier record stays, unless
+                         ``unit_is_true`` says that it was never right
     above the end        an empty queue begins there (blank units in front); otherwise blank units fill the gap and
                          it is an anomaly, because messages are missing; a gap wider than one file and than the
                          log between the two records could hold is refused
@@ -31,8 +33,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Literal
+
+import structlog
 
 from protocol.message import MIN_RECORD_BYTES
 from store.anomalies import Anomalies, Anomaly
@@ -59,6 +63,8 @@ from store.queueload import (
 from store.queuewriter import QueueFlush, QueueWriter
 
 __all__ = ["Boundary", "ConsumeQueue", "ConsumeQueues", "QueueDamage", "QueueFlush"]
+
+log = structlog.get_logger(__name__)
 
 UnitCheck = Callable[[str, int, int, int, int], bool]
 
@@ -89,7 +95,9 @@ class ConsumeQueues:
         self.damages: list[QueueDamage] = []
         self.anomalies = Anomalies()
         # Queues may jump that far, however little of the log lies between: those offsets are taken.
-        self.floors: Mapping[tuple[str, int], int] = {}
+        self.floors: dict[tuple[str, int], int] = {}
+        self.began_anew: Callable[[ConsumeQueue], None] = lambda queue: None
+        """Told of each queue that a record has begun anew."""
 
     # Finding queues
 
@@ -179,6 +187,8 @@ class ConsumeQueues:
         if queue_offset != queue.max_offset == queue.min_offset and physical_offset >= queue.max_physical_end:
             if not self._begin_at(queue, queue_offset, physical_offset, size):
                 return
+        elif queue_offset == 0 < queue.max_offset and physical_offset >= queue.max_physical_end:
+            self._begin_anew(queue)
         elif queue_offset < queue.max_offset:
             if queue_offset < queue.min_offset or not self._replaces(
                 queue, queue_offset, physical_offset, size, tags_code
@@ -199,6 +209,8 @@ class ConsumeQueues:
         """A put below the queue's end. True: the queue was cut there, append it now."""
         found = queue.unit(queue_offset)
         if found == (physical_offset, size, tags_code):
+            return False
+        if found is not None and found[0] > physical_offset:
             return False
         if found == (0, BLANK_SIZE, 0):
             self.mend(queue, queue_offset, physical_offset, size, tags_code)
@@ -222,6 +234,13 @@ class ConsumeQueues:
         # Blanks in front are written with the first unit.
         queue.min_offset = queue.max_offset = queue_offset
         return True
+
+    def _begin_anew(self, queue: ConsumeQueue) -> None:
+        """Numbering has begun at 0 again: where this log comes from, the topic was deleted and made anew."""
+        log.info("consume_queue_begins_anew", topic=queue.topic, queue_id=queue.queue_id, end=queue.max_offset)
+        self.reset(queue.topic, queue.queue_id)
+        self.floors.pop(queue.name, None)
+        self.began_anew(queue)
 
     def _reach(self, queue: ConsumeQueue, queue_offset: int, physical_offset: int, size: int) -> bool:
         """Bring the end of the queue up to an offset above it. False: too far, nothing was changed."""

@@ -135,6 +135,7 @@ class MessageStore:
             self._healer,
             fs,
         )
+        self._queues.began_anew = self._upkeep.queue_began_anew
 
     # --- open and close ------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import structlog
 from store.checkpoint import Checkpoint, CheckpointFile, Times, Vouched
 from store.cleaning import Cleaner
 from store.commitlog import CommitLog
-from store.consumequeue import ConsumeQueues, QueueFlush
+from store.consumequeue import ConsumeQueue, ConsumeQueues, QueueFlush
 from store.dispatch import Dispatcher, Mark
 from store.errors import StoreError, StorePoisoned
 from store.files import FileSystem
@@ -233,7 +233,15 @@ class Upkeep:
             snapshot(self._queues, self.floors),
         )
 
-    def forget_queues(self) -> None:
+    def queue_began_anew(self, queue: ConsumeQueue) -> None:
+        """What the manifest knows of it is of messages that are gone."""
+        self._healer.forget()
+        try:
+            self.forget_queues(queue)
+        except OSError as error:  # the next manifest knows better; a kill before it skips queue offsets
+            log.warning("manifest_not_written", reason=str(error))
+
+    def forget_queues(self, and_this: ConsumeQueue | None = None) -> None:
         """Queues were deleted on purpose: say so at once, or the next start would make them again. OSError.
 
         The manifest on disk speaks for its checkpoint, so it only loses those queues. So does the one of a round that
@@ -241,14 +249,15 @@ class Upkeep:
         """
         with self._manifest_lock:
             if self._manifest is not None:
-                self._manifest.queues = self._still_there(self._manifest)
+                self._manifest.queues = self._still_there(self._manifest, and_this)
             known = load_manifest(self._root, self._fs)
             if known is not None:
-                known.queues = self._still_there(known)
+                known.queues = self._still_there(known, and_this)
                 save_manifest(self._root, known, self._fs)
 
-    def _still_there(self, manifest: Manifest) -> list[KnownQueue]:
-        return [known for known in manifest.queues if self._queues.queue(known.topic, known.queue_id) is not None]
+    def _still_there(self, manifest: Manifest, but: ConsumeQueue | None) -> list[KnownQueue]:
+        queues = ((known, self._queues.queue(known.topic, known.queue_id)) for known in manifest.queues)
+        return [known for known, queue in queues if queue is not None and queue is not but]
 
     def _vouch(self, mark: Mark, *, clean: bool) -> Checkpoint:
         index_ms = mark.timestamp if self._index is None else self._index.end_timestamp

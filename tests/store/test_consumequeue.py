@@ -208,6 +208,29 @@ class TestUnexpectedOffsets:
         assert units_of(only(queues)) == units
         assert queues.anomalies.noted == [Anomaly("conflict", "T", 0, 2, 5, 900, RECORD)]
 
+    @pytest.mark.parametrize("written", [False, True])
+    def test_a_later_record_with_offset_0_is_of_a_topic_that_was_made_anew(
+        self, tmp_path: Path, written: bool
+    ) -> None:
+        queues = open_queues(tmp_path)
+        old = fill(queues, 5)
+        if written:
+            queues.flush()
+        told: list[str] = []
+        queues.floors = {("T", 0): 5}
+        queues.began_anew = lambda queue: told.append(queue.topic)
+        new = [(900, RECORD, 7), (1000, RECORD, 8)]
+        for offset, (physical, size, code) in enumerate(new):
+            queues.put("T", 0, offset, physical, size, code)
+        assert units_of(only(queues)) == new
+        assert (told, queues.floors) == (["T"], {})
+        for offset, (physical, size, code) in enumerate(old[:3]):  # a replay
+            queues.put("T", 0, offset, physical, size, code)
+        assert units_of(only(queues)) == new
+        queues.flush()
+        assert units_of(only(loaded(tmp_path))) == new
+        assert queues.anomalies.count == 0
+
     def test_unless_the_log_knows_nothing_of_it(self, tmp_path: Path) -> None:
         asked: list[tuple[str, int, int, int, int]] = []
 
@@ -1027,12 +1050,12 @@ def test_removing_a_queue_forgets_no_name_of_the_topic() -> None:
 def test_anomalies_are_told_once(tmp_path: Path) -> None:
     """The first ones each, the rest as a number; those that come later with the next report."""
     queues = open_queues(tmp_path)
-    queues.put("T", 0, 0, 0, RECORD, 0)
+    fill(queues, 2)
     with structlog.testing.capture_logs() as logs:
         queues.anomalies.report()
         assert logs == []
         for number in range(50):
-            queues.put("T", 0, 0, 1000 + number, RECORD, 0)
+            queues.put("T", 0, 1, 1000 + number, RECORD, 0)
         queues.anomalies.report()
         assert [entry["event"] for entry in logs] == ["consume_queue_conflict"] * 20 + ["consume_queue_anomalies"]
         assert (logs[0]["physical_offset"], logs[-1]["count"]) == (1000, 50)
@@ -1045,7 +1068,7 @@ def test_anomalies_are_told_once(tmp_path: Path) -> None:
         assert (queues.anomalies.noted, queues.anomalies.count) == ([], 51)
         logs.clear()
         for number in range(2000):
-            queues.put("T", 0, 0, 3000 + number, RECORD, 0)
+            queues.put("T", 0, 1, 3000 + number, RECORD, 0)
         queues.anomalies.report()
         assert len(logs) == 21
         assert (logs[0]["physical_offset"], logs[-1]["count"]) == (3000, 2000)
