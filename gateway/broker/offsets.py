@@ -9,7 +9,7 @@ beyond it would skip messages that are still to come. Entries are bounded; who m
 group, a queue that exists) is checked by the handlers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import msgspec
@@ -116,6 +116,15 @@ class OffsetTable:
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets))
             elif len(sound) < len(offsets):
                 log.warning("consumer_offsets_left_out", key=key, entries=len(offsets) - len(sound))
+
+    def forget_deleted(self, kept: Set[str], is_known: Callable[[str, str], bool]) -> None:
+        """On a slave: drops keys that the master has not `kept`, if their topic or group `is_known` no more.
+
+        A topic that is made anew counts from 0 again.
+        """
+        for key in self._offsets.keys() - kept:
+            if not is_known(*_split(key)):
+                self._remove(key)
 
     def _put(self, key: str, offsets: dict[int, int]) -> bool:
         count = self._count - len(self._offsets.get(key, ())) + len(offsets)

@@ -53,7 +53,7 @@ class Replication:
             groups,
             offsets,
             Path(store_options.store_path_root_dir) / "config" / "delayOffset.json",
-            master_address=lambda: locator.master_address,
+            master_address=lambda: locator.master_address if locator.linked else None,
             write_file=storage.write_file,
         )
         storage.also_tell(self.sync.arrived)

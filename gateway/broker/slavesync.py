@@ -7,10 +7,13 @@ here must not be told for ten seconds that there is no such topic.
 Official slaves ask for the topics at the fast port (the master's port - 2) and get none if a firewall hides it; here
 the main port is asked then, which answers the same.
 
+Only a master that this slave is linked to is asked, because only its log agrees with ours: one that lost its log, or
+has another, has tables to match, and they must not replace those of the messages here.
+
 The delay offsets are only kept on disk: delivery does not run on a slave, and reads them when it starts as a master.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -44,7 +47,7 @@ WriteFile = Callable[[Callable[[], None]], Awaitable[OSError | None]]
 
 
 class SlaveSync:
-    """Copies the tables of the master whose address `master_address` tells; None while it is unknown."""
+    """Copies the tables of the master whose address `master_address` tells; None while there is no link to one."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class SlaveSync:
         self._master_address = master_address
         self._write_file = write_file
         self._delay_text = b""
+        self._kept_offsets: Set[str] = frozenset()
         self._failing: set[str] = set()
         self._unknown_topics: set[str] = set()
         self._topic_seen = trio.Event()
@@ -77,15 +81,15 @@ class SlaveSync:
                 self._topic_seen.set()
 
     async def run(self) -> NoReturn:
-        """A round each 10 s, a second after an unknown topic was seen, and each second after a failure."""
+        """A round each 10 s, and when an unknown topic was seen or one failed; a second apart at least."""
         while True:
+            begun = trio.current_time()
             address = self._master_address()
             self._topic_seen = trio.Event()
-            done = address is not None and await self.sync(address)
-            await trio.sleep(RETRY_SECONDS)
-            if done:
-                with trio.move_on_after(ROUND_SECONDS - RETRY_SECONDS):
+            if address is not None and await self.sync(address):
+                with trio.move_on_after(ROUND_SECONDS):
                     await self._topic_seen.wait()
+            await trio.sleep_until(begun + RETRY_SECONDS)
 
     async def sync(self, address: str) -> bool:
         """One round with the master at `address`; whether every table is the master's now."""
@@ -96,7 +100,12 @@ class SlaveSync:
                 "delay_offsets": lambda: self._sync_delay_offsets(client),
                 "groups": lambda: self._sync_groups(client),
             }
-            return all([await self._step(name, address, step) for name, step in steps.items()])
+            is_done = all([await self._step(name, address, step) for name, step in steps.items()])
+        if is_done:
+            self._offsets.forget_deleted(
+                self._kept_offsets, lambda topic, group: topic in self._topics and group in self._groups
+            )
+        return is_done
 
     async def sync_topics(self) -> bool:
         """Copies the topics alone, at once; whether they are the master's now."""
@@ -130,8 +139,9 @@ class SlaveSync:
         self._topics.replace(TopicTableBody.decode(body))
 
     async def _sync_offsets(self, client: RemotingClient) -> None:
-        body = await _fetch(client, RequestCode.GET_ALL_CONSUMER_OFFSET)
-        self._offsets.merge(ConsumerOffsetBody.decode(body))
+        body = ConsumerOffsetBody.decode(await _fetch(client, RequestCode.GET_ALL_CONSUMER_OFFSET))
+        self._offsets.merge(body)
+        self._kept_offsets = body.offset_table.keys()
 
     async def _sync_delay_offsets(self, client: RemotingClient) -> None:
         text = await _fetch(client, RequestCode.GET_ALL_DELAY_OFFSET)

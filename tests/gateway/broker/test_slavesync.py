@@ -127,7 +127,19 @@ async def test_what_the_slave_made_up_itself_goes(master: Master, slave: Slave) 
     await slave.sync.sync(MASTER)
     assert slave.groups.get("typo") is None
     assert slave.offsets.queues("billing", "Orders") == {0: 5, 1: 9}
-    assert slave.offsets.queues("g", "Other") == {0: 1}  # as official: what the master does not name stays
+
+
+async def test_offsets_that_the_master_does_not_name_stay_unless_topic_or_group_is_gone(
+    master: Master, slave: Slave
+) -> None:
+    master.topics.topic_config_table["Other"] = master.topics.topic_config_table["Orders"]
+    slave.offsets.merge(
+        ConsumerOffsetBody(offset_table={"Other@billing": {0: 1}, "Gone@billing": {0: 2}, "Other@gone": {0: 3}})
+    )
+    await slave.sync.sync(MASTER)
+    assert slave.offsets.queues("billing", "Other") == {0: 1}
+    assert slave.offsets.queues("billing", "Gone") == {}
+    assert slave.offsets.queues("gone", "Other") == {}
 
 
 async def test_topics_alone_on_demand(master: Master, slave: Slave) -> None:
