@@ -158,6 +158,14 @@ def last_message_before(low: int, end: int, read: ReadRaw) -> tuple[int | None, 
     return at, b"" if at is None else data[at - begin :]
 
 
+def last_whole_message_before(low: int, end: int, read: ReadRaw) -> tuple[int | None, bytes]:
+    """The same for the last message that also ends in [low, end): a log may be cut off inside one."""
+    at, data = last_message_before(low, end, read)
+    if at is not None and int.from_bytes(data[:4], "big") > len(data):
+        return last_message_before(low, at, read)
+    return at, data
+
+
 def same_message(ours: bytes, code: int, remark: str | None, theirs: bytes) -> Sameness:
     """Compares our message with an official broker's answer to VIEW_MESSAGE_BY_ID for its place.
 

@@ -49,13 +49,19 @@ class Inspector:
         self._open_client = open_client
 
     async def compare(self, host: str, end: int) -> Sameness:
-        """Whether the slave on `host` whose log ends at `end` has our messages; takes INSPECTION_SECONDS at most."""
+        """Whether the slave on `host` whose log ends at `end` has our messages; takes INSPECTION_SECONDS at most.
+
+        If several on that host end there, it is not known which of them asks: one that differs speaks for all.
+        """
+        found = Sameness.UNKNOWN
         with trio.move_on_after(INSPECTION_SECONDS), suppress(RemoteProtocolError, OffsetOutOfRange):
             for address in await self._addresses(host):
                 sameness = await self._compare_with(address, end)
-                if sameness is not Sameness.UNKNOWN:
+                if sameness is Sameness.DIFFERENT:
                     return sameness
-        return Sameness.UNKNOWN
+                if sameness is Sameness.SAME:
+                    found = sameness
+        return found
 
     async def _addresses(self, host: str) -> list[str]:
         """Where slaves of this broker on that host take requests, as the first name server that answers knows it."""
@@ -73,7 +79,7 @@ class Inspector:
             return Sameness.UNKNOWN  # another slave on that host
         store = self._storage.store
         begin, data = await self._storage.read_cold(
-            partial(history.last_message_before, store.start_offset, end, store.read_raw)
+            partial(history.last_whole_message_before, store.start_offset, end, store.read_raw)
         )
         answer = None if begin is None else await self._ask(address, ViewMessageById(offset=begin))
         return Sameness.UNKNOWN if answer is None else _same(data, answer)

@@ -259,6 +259,7 @@ class HaMaster:
         replaced = self.progress.attach(replica)
         if replaced is not None:
             self._links.pop(replaced).close()
+            log.warning("slave_replaced", slave=replica.name, before=replaced.name, broker_id=replica.broker_id)
         self._links[replica] = link
         log.info("slave_linked", slave=replica.name, offset=replica.acked, end_offset=self._storage.store.end_offset)
 

@@ -132,6 +132,8 @@ class ReplicaProgress:
 
         If not, a send that waits for them is answered with SLAVE_NOT_AVAILABLE.
         """
+        if self._settled_for != self.needed:
+            self._settle()
         if self.acknowledged.offset >= offset > 0:
             return True
         return self._present >= 0 and offset - self._present < self._options.ha_slave_fallbehind_max
