@@ -9,7 +9,7 @@ from gateway.broker.ownmessages import copy_message, put, read_message, real_pla
 from gateway.broker.state import Broker
 from gateway.broker.transactions import CHECK_TIMES, OP_TAG
 from gateway.routing import LATER, Call, Later, Refused, Routes
-from protocol.codes import ResponseCode
+from protocol.codes import FLAG_ONEWAY, ResponseCode
 from protocol.message import (
     TRANSACTION_COMMIT,
     TRANSACTION_MASK,
@@ -47,8 +47,15 @@ def end_transaction(broker: Broker, call: Call[EndTransaction]) -> Later | None:
     except ColdRead:
         call.connection.start_waiting(_end_cold, broker, call)
         return LATER
-    _end(broker, header, record)
+    end = _end(broker, header, record)
+    if end and broker.storage.promises_more_than_append and not call.command.flag & FLAG_ONEWAY:
+        return call.wait(_confirmed, broker, end)
     return None
+
+
+async def _confirmed(broker: Broker, end: int) -> None:
+    """As official, the answer says that the transaction has ended, whichever promise could not be kept in time."""
+    await broker.storage.confirm(end)
 
 
 async def _end_when_flushed(broker: Broker, call: Call[EndTransaction]) -> None:
@@ -59,15 +66,19 @@ async def _end_when_flushed(broker: Broker, call: Call[EndTransaction]) -> None:
 
 async def _end_cold(broker: Broker, call: Call[EndTransaction]) -> None:
     try:
-        _end(broker, call.header, await read_message(broker, call.header.commit_log_offset))
+        end = _end(broker, call.header, await read_message(broker, call.header.commit_log_offset))
+        await broker.storage.confirm(end)
     except Refused as refusal:
         call.answer(refusal)
     else:
         call.answer(None)
 
 
-def _end(broker: Broker, header: EndTransaction, record: StoredMessage | None) -> None:
-    """Commits or rolls back the half message that was found at the place of the request."""
+def _end(broker: Broker, header: EndTransaction, record: StoredMessage | None) -> int:
+    """Commits or rolls back the half message that was found at the place of the request.
+
+    Returns the offset below which that stands in the log; 0 if it was decided before.
+    """
     if record is None or record.topic != names.HALF_TOPIC:
         raise Refused(ResponseCode.SYSTEM_ERROR, "Find prepared transaction message failed")
     properties = record.properties
@@ -77,18 +88,19 @@ def _end(broker: Broker, header: EndTransaction, record: StoredMessage | None) -
         raise Refused(ResponseCode.SYSTEM_ERROR, "The transaction state table offset wrong")
     halves = broker.half_messages
     if halves.is_decided(record.queue_offset):
-        return
+        return 0
     is_commit = header.commit_or_rollback == TRANSACTION_COMMIT
     messages = [_committed(broker, record, properties)] if is_commit else []
     latest = halves.latest(record.queue_offset)
     op_message = _op_message(broker, record.queue_offset if latest < 0 else latest)
     messages.append(op_message)
     try:
-        put(broker, messages)
+        end = put(broker, messages)
     except StoreError as error:
         raise Refused(ResponseCode.SYSTEM_ERROR, f"SERVICE_NOT_AVAILABLE: {error}") from None
     halves.decided(op_message.queue_offset, [int(op_message.body)])
     broker.metrics.transaction_ended(properties.get("REAL_TOPIC", ""), is_commit=is_commit)
+    return end
 
 
 def _committed(broker: Broker, record: StoredMessage, properties: dict[str, str]) -> NewMessage:

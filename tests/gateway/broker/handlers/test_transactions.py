@@ -11,6 +11,7 @@ import trio.testing
 from gateway.broker.delivery import Delivery
 from gateway.broker.gauges import register_gauges
 from gateway.broker.names import HALF_TOPIC, OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC
+from gateway.ha.progress import Replica
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.message import StoredMessage, parse_message_id
@@ -65,6 +66,27 @@ async def test_a_half_message_is_seen_when_it_is_committed(rig: Rig) -> None:
     (op,) = stored(rig, OP_HALF_TOPIC)
     assert (op.body, op.properties["TAGS"]) == (b"0", "d")
     assert rig.broker.half_messages.progress == 1
+
+
+async def test_an_end_is_answered_when_the_slave_has_it(make_rig: Make) -> None:
+    rig = make_rig(store={"broker_role": BrokerRole.SYNC_MASTER})
+    reply = await half(rig, WAIT="false")
+    assert rig.broker.replication.master is not None
+    progress = rig.broker.replication.master.progress
+    replica = Replica("broker-a-1", "10.0.0.7", rig.broker.store.end_offset, 1)
+    progress.attach(replica)
+    answers: list[Command] = []
+
+    async def commit() -> None:
+        answers.append(await end(rig, reply, COMMIT))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        replica.sent = rig.broker.store.end_offset
+        progress.reported(replica, replica.sent)
+    assert [answer.code for answer in answers] == [ResponseCode.SUCCESS]
 
 
 async def test_a_half_message_that_is_rolled_back_is_never_seen(rig: Rig) -> None:
