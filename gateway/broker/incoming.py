@@ -227,7 +227,7 @@ class IncomingMessages:
     def _properties(self, text: str | None) -> tuple[dict[str, str], bool]:
         """The properties as they are stored, and whether the sender waits for flush and slave."""
         properties = split_properties(text) if text else {}
-        wait = properties.pop("WAIT", "true") != "false"
+        wait = properties.pop("WAIT", "true").lower() == "true"
         properties["CLUSTER"] = self._cluster
         return properties, wait
 

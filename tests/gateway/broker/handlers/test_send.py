@@ -131,10 +131,11 @@ async def test_a_report_that_arrives_meanwhile_is_answered_before_the_work_is_do
     assert offsets(answered(rig)) == list(range(MANY))
 
 
-async def test_what_does_not_wait_is_answered_at_once_among_what_does(make_rig: Make) -> None:
+@pytest.mark.parametrize("text", ["false", "FALSE", "0"])
+async def test_what_does_not_wait_is_answered_at_once_among_what_does(make_rig: Make, text: str) -> None:
     rig = make_rig(store=SYNC_MASTER)
     replica = linked(rig)
-    send(rig, 3, "WAIT\x01false")
+    send(rig, 3, f"WAIT\x01{text}")
     assert offsets(answered(rig)) == [0, 1, 2]
     send(rig, 3)
     assert answered(rig) == []
