@@ -32,6 +32,7 @@ DISPATCH_LIMIT = 512
 MAINTAIN_SECONDS = 1.0
 COLD_READERS = 4
 EXPIRE_SECONDS = 0.1
+LOST_SLAVE_MS = 1000.0  # a slave that went away may be back by then; clients wait for three seconds
 INLINE_FLUSH_SECONDS = 0.002
 SLOW_FLUSH_SECONDS = 0.01  # what is expected of a disk until it has shown that it is quicker
 FLUSH_WEIGHT = 0.2  # of the latest flush in what the next one is expected to take
@@ -45,6 +46,10 @@ class Replicas(Protocol):
     acknowledged: Watermark
     hear: Callable[[], None]
     """Takes the slaves' reports that have arrived, without waiting for any."""
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether enough slaves are connected."""
 
     def in_reach(self, offset: int) -> bool:
         """Whether enough slaves are connected and near enough to acknowledge `offset` in time."""
@@ -202,6 +207,9 @@ class Storage:
             elif waited >= self._options.slave_timeout or self._replicas.acknowledged.closed:
                 promise.waits_for_slave = False
                 promise.code = ResponseCode.FLUSH_SLAVE_TIMEOUT
+            elif waited >= LOST_SLAVE_MS and not self._replicas.are_enough:
+                promise.waits_for_slave = False
+                promise.code = ResponseCode.SLAVE_NOT_AVAILABLE
         if self._sync_flush and self.flushed.offset < promise.end:
             if waited < self._options.sync_flush_timeout and not self.flushed.closed:
                 return False

@@ -127,6 +127,11 @@ class ReplicaProgress:
 
     # ---- what that means
 
+    @property
+    def are_enough(self) -> bool:
+        """Whether as many slaves are there as are needed, however far behind."""
+        return self._present >= 0
+
     def in_reach(self, offset: int) -> bool:
         """Whether enough slaves have `offset`, or are there and less than haSlaveFallbehindMax behind it.
 

@@ -63,6 +63,7 @@ class FakeReplicas:
     def __init__(self, near: bool = True) -> None:
         self.acknowledged = Watermark()
         self.near = near
+        self.are_enough = True
         self.hear: Callable[[], None] = lambda: None
 
     def in_reach(self, offset: int) -> bool:
@@ -212,6 +213,30 @@ async def test_double_write(near: bool, acknowledged: int, code: ResponseCode, a
         nursery.cancel_scope.cancel()
     expected = 3 if code == ResponseCode.FLUSH_SLAVE_TIMEOUT else 0
     assert trio.current_time() - started == pytest.approx(expected, abs=storage_module.EXPIRE_SECONDS)
+
+
+@pytest.mark.parametrize(("returns", "code"), [(True, ResponseCode.SUCCESS), (False, ResponseCode.SLAVE_NOT_AVAILABLE)])
+async def test_a_slave_that_goes_away_is_waited_for_a_second(
+    returns: bool, code: ResponseCode, autojump_clock: Any
+) -> None:
+    store: Any = FakeStore()
+    storage = Storage(store, StoreOptions(broker_role=BrokerRole.SYNC_MASTER, slave_timeout=3000))
+    storage.replicas = replicas = FakeReplicas()
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+
+        async def lose_slave() -> None:
+            await trio.sleep(0.2)
+            replicas.are_enough = False
+            await trio.sleep(0.5)
+            if returns:
+                replicas.acknowledged.advance(1)
+
+        nursery.start_soon(storage.expire_forever)
+        nursery.start_soon(lose_slave)
+        assert await storage.confirm(storage.append([MESSAGE])) == code
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - started == pytest.approx(0.7 if returns else 1.0, abs=storage_module.EXPIRE_SECONDS)
 
 
 async def test_one_acknowledgement_releases_all_below_it() -> None:

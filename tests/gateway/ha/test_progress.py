@@ -153,6 +153,17 @@ def test_options_may_change_meanwhile() -> None:
     assert not progress.in_reach(901)
 
 
+def test_fewer_copies_count_at_once() -> None:
+    options = Options(3)
+    progress = ReplicaProgress(options)
+    attach(progress, 10)
+    seen = []
+    for copies in (3, 2, 3):
+        options.in_sync_replicas = copies
+        seen.append((progress.in_reach(11), progress.are_enough))
+    assert seen == [(False, False), (True, True), (False, False)]
+
+
 class Cluster(RuleBasedStateMachine):
     """Slaves that come, go, get bytes and report, some of them lying; the model knows who really has what."""
 
