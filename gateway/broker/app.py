@@ -110,7 +110,9 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
     delays = DelayTable(DelayLevels(store_options.message_delay_level), config / "delayOffset.json", now_ms)
     locator = MasterLocator(options.broker_name, options.namesrv_addr, fixed_ha_address=store_options.ha_master_address)
     ha_address = f"{options.broker_ip2}:{_ha_port(options, store_options)}"
-    registration = Registration(options, topic_table, ha_address, answered=locator.answered)
+    registration = Registration(
+        options, topic_table, ha_address, answered=locator.answered, is_withheld=lambda: locator.refused
+    )
     locator.register_again = registration.topic_changed
     pulls = ParkedPulls()
     storage = Storage(store, store_options, arrived=pulls.arrived)

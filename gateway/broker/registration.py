@@ -50,12 +50,14 @@ class Registration:
         ha_address: str,
         *,
         answered: Answered = lambda namesrv, reply: None,
+        is_withheld: Callable[[], bool] = lambda: False,
         open_client: OpenClient = open_client,
     ) -> None:
         self._options = options
         self._topics = topics
         self._ha_address = ha_address
         self._answered = answered
+        self._is_withheld = is_withheld
         self._open_client = open_client
         self._changes = Watermark()
         self._told: dict[str, Watermark] = {
@@ -102,7 +104,10 @@ class Registration:
                 settled = trio.current_time()
                 while True:
                     change = self._changes.offset
-                    if await self._register(client):
+                    if self._is_withheld():
+                        await self._unregister(client)
+                        await self._changes.wait_past(change)
+                    elif await self._register(client):
                         self._told[address].advance(change)
                         is_settled = trio.current_time() >= settled
                         period = self._period if is_settled else SETTLE_PERIOD_SECONDS

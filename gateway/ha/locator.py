@@ -4,6 +4,9 @@ The answers to this broker's own registrations tell the master's address and its
 so while the slave has no link, the name servers' cluster table is asked each second; when it shows a master that is not
 the known one, the broker registers again at once and so learns the HA address too. What was told stays valid until
 something else is told: a name server that does not know the master says nothing against it.
+
+An HA address that is fixed and not the one that name servers tell may be another broker's: then whoever is beside it is
+asked for its log, not the broker that the name servers mean.
 """
 
 from collections.abc import Callable
@@ -46,26 +49,41 @@ class MasterLocator:
         register_again: Callable[[], None] = lambda: None,
     ) -> None:
         self.linked = False
+        self._refused = False
         self.register_again = register_again
         self._broker_name = broker_name
         self._namesrvs = [str(address) for address in parse_addresses(namesrv_addr)]
         self._fixed_ha_address = fixed_ha_address
         self._ha_address = fixed_ha_address
+        self._told_ha_address = ""
         self._address = ""
         self._changed = trio.Event()
+
+    @property
+    def refused(self) -> bool:
+        """Whether this slave's log is not its master's: the broker does not show itself to clients meanwhile."""
+        return self._refused
+
+    @refused.setter
+    def refused(self, refused: bool) -> None:
+        if refused != self._refused:
+            self._refused = refused
+            self.register_again()
 
     @property
     def master_address(self) -> str | None:
         """The address that takes the master's requests, as far as known."""
         place = self.place
-        return self._address or (place.address if place else None)
+        return place.address if place else self._address or None
 
     @property
     def place(self) -> MasterPlace | None:
         """Where the master is, if its HA address is known."""
         if not self._ha_address:
             return None
-        return MasterPlace(self._ha_address, self._address or _beside(self._ha_address))
+        if self._address and self._ha_address == self._told_ha_address:
+            return MasterPlace(self._ha_address, self._address)
+        return MasterPlace(self._ha_address, _beside(self._ha_address))
 
     async def known(self) -> MasterPlace:
         """The master's place, as soon as it is known."""
@@ -84,8 +102,9 @@ class MasterLocator:
         if reply.master_addr and reply.master_addr != self._address:
             log.info("master_found", master=reply.master_addr, ha_address=reply.ha_server_addr, namesrv=namesrv)
             self._address = reply.master_addr
-        if not self._fixed_ha_address and len(reply.ha_server_addr or "") >= SHORTEST_ADDRESS:
-            self._ha_address = reply.ha_server_addr or ""
+        if len(reply.ha_server_addr or "") >= SHORTEST_ADDRESS:
+            self._told_ha_address = reply.ha_server_addr or ""
+            self._ha_address = self._fixed_ha_address or self._told_ha_address
         self._changed.set()
         self._changed = trio.Event()
 
@@ -105,6 +124,7 @@ class MasterLocator:
                     continue
                 address = await self._ask(client)
                 if address and (address != self._address or not self._ha_address):
+                    self.refused = False  # whether it is, the new master says
                     self.register_again()
         raise AssertionError("the loop does not end")
 

@@ -122,6 +122,7 @@ class HaSlave:
                 self.locator.linked = False
                 await trio.aclose_forcefully(stream)
         except JoinRefused as error:
+            self.locator.refused = True
             self._say("error", "replication_refused", place, error)
             return REFUSED_SECONDS
         except (LinkFault, FrameError) as error:
@@ -184,6 +185,7 @@ class HaSlave:
                 nursery.cancel_scope.cancel()
 
         self.locator.linked = True
+        self.locator.refused = False
         self._last_said = ""
         log.info(
             "linked_to_master",

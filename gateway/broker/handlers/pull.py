@@ -195,6 +195,8 @@ class Pull:
 def _check(broker: Broker, call: Call[PullMessage] | Call[LitePullMessage]) -> SubscriptionGroupConfig:
     """May this group read this queue at all? Raises Refused; returns the group's settings."""
     request = call.header
+    if broker.replication.locator.refused:
+        raise Refused(ResponseCode.SYSTEM_BUSY, "this slave's log is not its master's; the master has to be asked")
     if not broker.options.broker_permission & PERM_READ:
         raise Refused(
             ResponseCode.NO_PERMISSION, f"the broker[{broker.options.broker_ip1}] pulling message is forbidden"

@@ -91,11 +91,13 @@ class Bench:
             **{"broker_name": "broker-a", "broker_ip1": "10.0.0.1", "namesrv_addr": f"{A};{B}", **options}
         )
         self.topics = TopicTable(self.options, folder / "topics.json", Clock())
+        self.is_withheld = False
         self.registration = Registration(
             self.options,
             self.topics,
             "10.0.0.2:10912",
             answered=lambda namesrv, reply: self.answers.append((namesrv, reply)),
+            is_withheld=lambda: self.is_withheld,
             open_client=self._open_client,  # type: ignore[arg-type]
         )
 
@@ -121,6 +123,19 @@ async def test_registers_at_once_and_every_thirty_seconds(make: Make, autojump_c
     bench = await make()
     await trio.sleep(65)
     assert bench.a.times == bench.b.times == [0, 30, 60]
+
+
+async def test_a_broker_that_is_withheld_is_not_known_to_clients(make: Make, autojump_clock: MockClock) -> None:
+    bench = await make()
+    await trio.sleep(1)
+    bench.is_withheld = True
+    bench.registration.topic_changed()
+    await trio.sleep(100)
+    assert len(bench.a.registered) == len(bench.a.unregistered) == 1
+    bench.is_withheld = False
+    bench.registration.topic_changed()
+    await trio.sleep(1)
+    assert len(bench.a.registered) == len(bench.b.registered) == 2
 
 
 @pytest.mark.parametrize(("given", "seconds"), [(1, 10), (20_000, 20), (10**9, 60)])

@@ -14,6 +14,7 @@ from gateway.ha.inspection import INSPECTION_SECONDS, Inspector
 from protocol.bodies.routes import BrokerData, ClusterInfo
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, response
+from protocol.requests.queries import ViewMessageById
 from tests.gateway.ha.fakes import BROKER, MemoryLog, MemoryStorage, OfficialClient, messages
 
 DATA = messages(0, 10_000)
@@ -81,6 +82,32 @@ async def test_of_several_slaves_on_a_host_the_one_that_ends_there_is_asked() ->
         network.add(address, MemoryLog(log))
     assert await network.inspector().compare(HOST, 5000) is Sameness.SAME
     assert await network.inspector().compare(HOST, 4000) is Sameness.DIFFERENT
+
+
+async def test_one_that_differs_speaks_for_all_that_end_there() -> None:
+    network = Network({1: f"{HOST}:20911", 2: f"{HOST}:30911"})
+    network.add(f"{HOST}:20911", MemoryLog(DATA[:5000]))
+    network.add(f"{HOST}:30911", MemoryLog(OTHER[:5000]))
+    assert await network.inspector().compare(HOST, 5000) is Sameness.DIFFERENT
+
+
+async def test_a_log_that_is_cut_off_inside_a_message_is_judged_by_the_one_before() -> None:
+    """Where a link broke; an official broker does not find a message whose end it lacks."""
+
+    class Torn(OfficialClient):
+        def _answer(self, command: Command) -> Command:
+            answer = super()._answer(command)
+            size = int.from_bytes(answer.body[:4], "big")
+            if isinstance(command.header, ViewMessageById) and len(answer.body) < size:
+                remark = "can not find message by the offset"
+                return response(command, ResponseCode.SYSTEM_ERROR, remark=remark)
+            return answer
+
+    network = Network({1: SLAVE})
+    network.peers[SLAVE] = Torn(MemoryLog(DATA[:5001]))
+    assert await network.inspector().compare(HOST, 5001) is Sameness.SAME
+    network.peers[SLAVE] = Torn(MemoryLog(OTHER[:5001]))
+    assert await network.inspector().compare(HOST, 5001) is Sameness.DIFFERENT
 
 
 async def test_a_slave_without_that_message_differs() -> None:

@@ -48,8 +48,19 @@ def test_a_fixed_address_stays() -> None:
     locator = MasterLocator("broker-a", "", fixed_ha_address="10.0.0.9:20912")
     assert locator.place == MasterPlace("10.0.0.9:20912", "10.0.0.9:20911")
     assert locator.master_address == "10.0.0.9:20911"
-    locator.answered("ns", answer())
-    assert locator.place == MasterPlace("10.0.0.9:20912", ADDRESS)
+    locator.answered("ns", answer())  # of a master elsewhere: what is beside the address is asked for its log
+    assert locator.place == MasterPlace("10.0.0.9:20912", "10.0.0.9:20911")
+    assert locator.master_address == "10.0.0.9:20911"
+    locator.answered("ns", answer("10.0.0.9:20912", "10.0.0.9:30911"))
+    assert locator.place == MasterPlace("10.0.0.9:20912", "10.0.0.9:30911")
+
+
+def test_a_refusal_is_told_when_it_is_new() -> None:
+    told: list[bool] = []
+    locator = MasterLocator("broker-a", "", register_again=lambda: told.append(locator.refused))
+    for refused in (False, True, True, False):
+        locator.refused = refused
+    assert told == [True, False]
 
 
 async def test_who_waits_learns_of_the_first_place_and_of_the_next(autojump_clock: MockClock) -> None:

@@ -419,10 +419,12 @@ async def test_the_new_link_of_a_slave_ends_its_old_one() -> None:
     async with linked(master) as old, linked(master) as new:
         await old.report(await ticket(master, 5000))
         await old.take(1)
-        await new.report(await ticket(master, 5000))
-        await new.take(1)
-        assert await old.closed()
+        with structlog.testing.capture_logs() as logs:
+            await new.report(await ticket(master, 5000))
+            await new.take(1)
+            assert await old.closed()
         assert len(master.progress.replicas) == 1
+        assert [entry["broker_id"] for entry in logs if entry["event"] == "slave_replaced"] == [1]
 
 
 async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them() -> None:

@@ -372,11 +372,17 @@ async def test_a_refused_slave_says_so_once_and_asks_seldom(autojump_clock: Mock
 
 
 async def test_a_refused_slave_follows_once_it_may(autojump_clock: MockClock) -> None:
-    async with following(MemoryLog(DATA), (log := MemoryLog(DATA[:8000]))) as (wire, _):
+    wire, log = Wire(), MemoryLog(DATA[:8000])
+    slave = make_slave(MemoryStorage(MemoryLog(DATA)), wire, OfficialClient(log))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slave.run)
         await trio.sleep(10)
         assert wire.addresses == []
+        assert [slave.locator.refused] == [True]
         log.data += DATA[8000:]
         assert await (await wire.accept()).report() == len(DATA)
+        assert not slave.locator.refused
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_dead_master_is_tried_each_second_and_reported_once(autojump_clock: MockClock) -> None:

@@ -237,6 +237,14 @@ async def test_a_slave_with_its_master_sends_there_at_once(make_rig: Make) -> No
     assert len(rig.broker.pulls) == 0
 
 
+async def test_a_slave_whose_log_is_not_its_masters_gives_nothing(make_rig: Make) -> None:
+    rig = with_topic(make_rig(store=SLAVE), **GROUP)
+    rig.broker.replication.locator.refused = True
+    assert (await pull(rig, 0)).code == ResponseCode.SYSTEM_BUSY
+    rig.broker.replication.locator.refused = False
+    assert (await pull(rig, 0)).code != ResponseCode.SYSTEM_BUSY
+
+
 # ---- the event of a moved offset
 
 
