@@ -49,6 +49,18 @@ class Sameness(Enum):
     UNKNOWN = "unknown"
 
 
+class Parting(NamedTuple):
+    """Between which offsets, both included, the first byte stands at which two logs differ."""
+
+    earliest: int
+    latest: int
+
+    def __str__(self) -> str:
+        if self.earliest == self.latest:
+            return f"They are equal up to offset {self.latest}."
+        return f"They part between offset {self.earliest} and {self.latest}."
+
+
 # ---- verdicts: None, or one line that a person can act on
 
 
@@ -88,12 +100,12 @@ def behind(slave_end: int, master_start: int) -> str:
     )
 
 
-def differs(slave_end: int, equal_until: int | None = None) -> str:
+def differs(slave_end: int, parting: Parting | None = None) -> str:
     """Both have these offsets, with other bytes."""
-    where = "" if equal_until is None else f" They are equal up to offset {equal_until}."
+    where = "" if parting is None else f"{parting} "
     return (
         f"the bytes before offset {slave_end} are not the master's: the two logs were written by different masters."
-        f"{where} Keep the one whose messages matter; the other: stop it, move commitlog, consumequeue and index of"
+        f" {where}Keep the one whose messages matter; the other: stop it, move commitlog, consumequeue and index of"
         " its store away and start it again"
     )
 
@@ -116,13 +128,12 @@ def begin_for_empty(start: int, end: int, file_size: int, *, whole: bool) -> int
     return max(start, (end - 1) - (end - 1) % file_size)
 
 
-def window(start: int, end: int, read: ReadRaw) -> int:
-    """From where on [start, end) is compared: the last WINDOW_BYTES and at least one whole message.
+def window(start: int, end: int, read: ReadRaw, step: int) -> int:
+    """From where on [start, end) is compared: the last `step` bytes or more, with the head of at least one message.
 
-    Filler can be as long as a message, so the search goes back until one is found.
+    A body or filler can be longer, so the search goes back until one is found.
     """
     begin = end
-    step = WINDOW_BYTES
     while begin > start:
         begin = max(start, begin - step)
         if last_message(read_range(begin, end, read), begin) is not None:
@@ -152,7 +163,7 @@ def last_message(data: bytes, offset: int) -> int | None:
 
 def last_message_before(low: int, end: int, read: ReadRaw) -> tuple[int | None, bytes]:
     """Where the last message in [low, end) begins, None if none does, and its bytes, cut off at `end`."""
-    begin = window(low, end, read)
+    begin = window(low, end, read, WINDOW_BYTES)
     data = read_range(begin, end, read)
     at = last_message(data, begin)
     return at, b"" if at is None else data[at - begin :]

@@ -18,7 +18,7 @@ import structlog
 
 from gateway.client import CallFailed, RemotingClient
 from gateway.ha import history
-from gateway.ha.history import MAX_CHECK_BYTES, Holdings, Sameness
+from gateway.ha.history import MAX_CHECK_BYTES, WINDOW_BYTES, Holdings, Parting, Sameness
 from gateway.ha.parts import LogStorage
 from protocol.bodies.routes import KVTable
 from protocol.codes import ResponseCode
@@ -38,7 +38,7 @@ from store.errors import OffsetOutOfRange
 log = structlog.get_logger(__name__)
 
 CALL_SECONDS = 10.0
-STEP_BYTES = 64 << 10  # how exactly the place is found where two logs part
+STEP_BYTES = 64 << 10  # compared at a time to find the place where two logs part
 
 MISSING = "no answer"
 
@@ -130,10 +130,7 @@ class Joiner:
         if answer.code == ResponseCode.SYSTEM_BUSY:
             raise TryLater(answer.remark or MISSING)
         if answer.code != ResponseCode.SUCCESS:
-            reason = answer.remark or MISSING
-            if history.why_not(master, ours) is None:
-                reason = history.differs(ours.end, await self._parting(ours, master))
-            raise JoinRefused(reason)
+            raise JoinRefused(await self._why_refused(ours, master, answer.remark or MISSING))
         reply = answer.typed_header(JoinReplicationReply)
         if reply.ticket >= 0 or not self._fits(reply.begin_offset, ours):
             raise TryLater(f"the master's answer makes no sense: {reply}")
@@ -147,29 +144,40 @@ class Joiner:
         low = max(ours.start, master.start)
         if low >= ours.end:
             return ours.end, 0
-        return await self._storage.read_cold(partial(self._sum_window, low, ours.end))
+        return await self._storage.read_cold(partial(self._sum_window, low, ours.end, WINDOW_BYTES))
 
-    def _sum_window(self, low: int, end: int) -> tuple[int, int]:
+    def _sum_window(self, low: int, end: int, step: int) -> tuple[int, int]:
         read = self._storage.store.read_raw
-        begin = max(history.window(low, end, read), end - MAX_CHECK_BYTES)
+        begin = max(history.window(low, end, read, step), end - MAX_CHECK_BYTES)
         return begin, history.checksum(begin, end, read)
 
-    async def _parting(self, ours: Holdings, master: Holdings) -> int | None:
-        """About where the two logs part; None if that cannot be found out."""
+    async def _why_refused(self, ours: Holdings, master: Holdings, remark: str) -> str:
+        """The master's reason, or where the logs part if bytes that both have differ."""
+        low, end = max(ours.start, master.start), min(ours.end, master.end)
+        if low >= end or history.why_not(master, ours._replace(end=end)) is not None:
+            return remark
+        place = await self._parting(low, end)
+        if place.latest < end:
+            return history.differs(ours.end, place)
+        return f"{remark}. {place}" if place.earliest == end else remark
 
-        async def same(begin: int, end: int) -> bool:
-            answer = await self._ask(QueryReplication(offset=begin, length=end - begin))
+    async def _parting(self, low: int, end: int) -> Parting:
+        """Where the two logs part in [low, end); `latest` is `end` if no byte was found to differ."""
+
+        async def same(equal: int, until: int) -> bool:
+            begin, checksum = await self._storage.read_cold(partial(self._sum_window, equal, until, STEP_BYTES))
+            answer = await self._ask(QueryReplication(offset=begin, length=until - begin))
             if answer.code != ResponseCode.SUCCESS:
                 raise CallFailed(answer.remark or MISSING)
-            checksum = await self._storage.read_cold(
-                partial(history.checksum, begin, end, self._storage.store.read_raw)
-            )
             return checksum == answer.typed_header(QueryReplicationReply).checksum
 
+        place = await parting(low, end, same)
         try:
-            return await parting(max(ours.start, master.start), ours.end, same)
-        except (CallFailed, RemoteProtocolError, OffsetOutOfRange):
-            return None
+            read = self._storage.store.read_raw
+            first, _ = await self._storage.read_cold(partial(history.last_message_before, low, place.earliest, read))
+        except OffsetOutOfRange:
+            first = None
+        return place if first is not None or low == 0 else place._replace(earliest=0)
 
     # ---- an official master
 
@@ -244,17 +252,24 @@ class Joiner:
         self._storage.append_raw(0, answer.body)
 
 
-async def parting(low: int, high: int, same: Callable[[int, int], Awaitable[bool]]) -> int:
-    """Up to where (rounded down to whole steps) two logs are equal in [low, high), given that they part only once."""
-    equal, differing = 0, -(-(high - low) // STEP_BYTES)  # numbers of blocks
-    while equal < differing:
-        middle = (equal + differing) // 2
-        begin = low + middle * STEP_BYTES
-        if await same(begin, min(begin + STEP_BYTES, high)):
-            equal = middle + 1
+async def parting(low: int, high: int, same: Callable[[int, int], Awaitable[bool]]) -> Parting:
+    """Where two logs part in [low, high); `high` stands for nowhere.
+
+    `same(equal, until)` tells whether they are equal up to `until`, knowing that they are up to `equal`. The place is
+    exact, except where an answer failed.
+    """
+    earliest, latest = low, high
+    while earliest < latest:
+        middle = (earliest + latest + 1) // 2
+        try:
+            equal = await same(earliest, middle)
+        except (CallFailed, RemoteProtocolError, OffsetOutOfRange):
+            break
+        if equal:
+            earliest = middle
         else:
-            differing = middle
-    return min(low + equal * STEP_BYTES, high)
+            latest = middle - 1
+    return Parting(earliest, latest)
 
 
 def _is_denied(answer: Command) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ha import history
-from gateway.ha.history import Holdings, Sameness
+from gateway.ha.history import Holdings, Parting, Sameness
 from protocol.message import HEAD, MAGIC_BLANK
 from tests.gateway.ha.fakes import FILE_SIZE, MemoryLog, message, messages
 
@@ -77,20 +77,19 @@ def test_a_copy_of_a_message_inside_a_body_is_not_taken_for_one() -> None:
     assert history.last_message(data, 0) == 0
 
 
-def test_the_window_reaches_back_over_filler_to_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "WINDOW_BYTES", 256)
+def test_the_window_reaches_back_over_filler_to_a_message() -> None:
     data = messages(0, 1000)
     last = history.last_message(data, 0)
     assert last is not None
     log = MemoryLog(data + HEAD.pack(3000, MAGIC_BLANK) + bytes(2992), file_size=1 << 20)
-    begin = history.window(0, log.end_offset, log.read_raw)
+    begin = history.window(0, log.end_offset, log.read_raw, 256)
     assert begin <= last
     assert begin > 0 or log.end_offset < 4096
 
 
 def test_without_messages_the_window_is_all_there_is() -> None:
     log = MemoryLog(bytes(10_000))
-    assert history.window(0, 10_000, log.read_raw) == 0
+    assert history.window(0, 10_000, log.read_raw, 256) == 0
 
 
 @given(st.binary(max_size=9000), st.data())
@@ -100,6 +99,18 @@ def test_the_checksum_does_not_depend_on_how_it_is_read(data: bytes, draw: st.Da
     end = draw.draw(st.integers(begin, len(data)))
     assert history.checksum(begin, end, log.read_raw) == crc32(data[begin:end])
     assert history.read_range(begin, end, log.read_raw) == data[begin:end]
+
+
+@pytest.mark.parametrize(
+    ("parting", "words"),
+    [
+        (Parting(2500, 2500), "different masters. They are equal up to offset 2500. Keep"),
+        (Parting(1024, 4096), "different masters. They part between offset 1024 and 4096. Keep"),
+        (None, "different masters. Keep"),
+    ],
+)
+def test_a_place_is_called_exact_only_if_it_is(parting: Parting | None, words: str) -> None:
+    assert words in history.differs(5000, parting)
 
 
 NEGATIVE = "java.lang.IllegalArgumentException, java.nio.Buffer.limit(Buffer.java:275)"

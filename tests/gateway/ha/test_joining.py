@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.client import CallFailed
 from gateway.ha import joining
-from gateway.ha.history import MAX_CHECK_BYTES
+from gateway.ha.history import MAX_CHECK_BYTES, Parting
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater, parting
 from protocol.codes import RequestCode, ResponseCode
-from protocol.command import Command
+from protocol.command import Command, response
 from protocol.requests.replication import QueryReplication
 from tests.gateway.ha.fakes import (
     DeadClient,
@@ -171,26 +172,80 @@ async def test_a_dead_master_is_tried_later() -> None:
         await make_joiner(DeadClient(), MemoryLog()).join()
 
 
-async def test_the_place_where_histories_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "STEP_BYTES", 64)
-    slave = parted(6000, 8000)
-    common = next(offset for offset, (ours, theirs) in enumerate(zip(slave, DATA, strict=False)) if ours != theirs)
-    with pytest.raises(JoinRefused, match=f"equal up to offset {common // 64 * 64}\\."):
+def first_difference(slave: bytes, master: bytes = DATA) -> int:
+    return next(at for at, (ours, theirs) in enumerate(zip(slave, master, strict=False)) if ours != theirs)
+
+
+@pytest.mark.parametrize("step", [64, 1024, joining.STEP_BYTES])
+@pytest.mark.parametrize("at", [0, 2500, 6000])
+async def test_the_place_where_histories_part_is_named(monkeypatch: pytest.MonkeyPatch, step: int, at: int) -> None:
+    monkeypatch.setattr(joining, "STEP_BYTES", step)
+    slave = parted(at, 8000)
+    with pytest.raises(JoinRefused, match=f"equal up to offset {first_difference(slave)}\\."):
         await to_own(MemoryLog(DATA), MemoryLog(slave)).join()
 
 
-@given(st.integers(0, 50), st.integers(0, 1 << 20), st.data())
-async def test_the_parting_is_found_to_the_step(low: int, length: int, data: st.DataObject) -> None:
+async def test_equal_bodies_behind_the_place_do_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "STEP_BYTES", 64)
+    body = bytes(3000)
+    head = messages(0, 9000, body=body)
+    slave = head + messages(len(head), 40_000, body=body, store_timestamp=OTHER_TIME)
+    master = messages(0, 50_000, body=body)
+    with pytest.raises(JoinRefused, match=f"equal up to offset {first_difference(slave, master)}\\."):
+        await to_own(MemoryLog(master), MemoryLog(slave)).join()
+
+
+async def test_a_slave_that_is_ahead_and_differs_is_told_so() -> None:
+    slave = parted(2500, 9000)
+    with pytest.raises(JoinRefused, match=f"different masters.* equal up to offset {first_difference(slave)}\\."):
+        await to_own(MemoryLog(DATA[:8000]), MemoryLog(slave)).join()
+    with pytest.raises(JoinRefused, match=r"1000 bytes that the master lacks.* equal up to offset 8000\."):
+        await to_own(MemoryLog(DATA[:8000]), MemoryLog(DATA[:9000])).join()
+
+
+async def test_a_place_that_may_lie_below_what_both_have_is_not_called_exact() -> None:
+    master = MemoryLog(DATA)
+    master.forget_below(4096)
+    slave = parted(2500, 8000)
+    latest = 4096 + first_difference(slave[4096:], DATA[4096:])
+    with pytest.raises(JoinRefused, match=f"They part between offset 0 and {latest}\\."):
+        await to_own(master, MemoryLog(slave)).join()
+
+
+async def test_without_an_answer_the_masters_reason_stands() -> None:
+    class Tired(DirectClient):
+        async def call(self, command: Command, timeout: float) -> Command:
+            if isinstance(command.header, QueryReplication) and command.header.length:
+                return response(command, ResponseCode.SYSTEM_BUSY)
+            return await super().call(command, timeout)
+
+    joiner = make_joiner(Tired(make_master(MemoryLog(DATA))[0]), MemoryLog(parted(6000, 8000)))
+    with pytest.raises(JoinRefused, match=r"different masters\. Keep"):
+        await joiner.join()
+
+
+async def ask(low: int, high: int, parts_at: int, answers: int = 64) -> Parting:
+    """`parting` of two logs that differ from `parts_at` on, with a master that gives up after some answers."""
+
+    async def same(equal: int, until: int) -> bool:
+        nonlocal answers
+        assert low <= equal < until <= high
+        assert equal <= parts_at
+        answers -= 1
+        if answers < 0:
+            raise CallFailed("gone")
+        return until <= parts_at
+
+    return await parting(low, high, same)
+
+
+@given(st.integers(0, 50), st.integers(0, 1 << 40), st.data())
+async def test_the_parting_is_found_to_the_byte(low: int, length: int, data: st.DataObject) -> None:
     high = low + length
     parts_at = data.draw(st.integers(low, high))
-
-    async def same(begin: int, end: int) -> bool:
-        assert low <= begin < end <= high
-        return end <= parts_at
-
-    found = await parting(low, high, same)
-    assert found <= parts_at
-    assert parts_at - found < joining.STEP_BYTES
+    assert await ask(low, high, parts_at) == (parts_at, parts_at)
+    earliest, latest = await ask(low, high, parts_at, answers=data.draw(st.integers(0, 20)))
+    assert earliest <= parts_at <= latest
 
 
 @pytest.mark.parametrize(
