@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,26 +307,37 @@ class TestScripts:
         assert f"rocketmqHome={ROOT}\n" in done.stdout
 
 
+SHELLS = ["sh", *(shell for shell in ("dash", "bash") if shutil.which(shell))]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 class TestShutdown:
     """bin/mqshutdown on a directory of its own, so that it finds no other servers."""
 
-    @pytest.fixture
-    def home(self, tmp_path: Path) -> Path:
-        (tmp_path / "bin").mkdir()
-        (tmp_path / ".venv" / "bin").mkdir(parents=True)
-        (tmp_path / "bin" / "mqshutdown").write_text((ROOT / "bin" / "mqshutdown").read_text())
+    @pytest.fixture(params=["plain", "with  two blanks"])
+    def home(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        home = tmp_path / str(request.param)
+        (home / "bin").mkdir(parents=True)
+        (home / ".venv" / "bin").mkdir(parents=True)
+        (home / "bin" / "mqshutdown").write_text((ROOT / "bin" / "mqshutdown").read_text())
         for name in ("mqbroker", "mqnamesrv"):
-            script = tmp_path / ".venv" / "bin" / name
-            script.write_text(f"#!{sys.executable}\nprint('up', flush=True)\nimport time\ntime.sleep(60)\n")
+            script = home / ".venv" / "bin" / name
+            # As pip writes it for a path that a #! line cannot hold.
+            script.write_text(
+                f"#!/bin/sh\n'''exec' \"{home}/.venv/bin/python\" \"$0\" \"$@\"\n' '''\n"
+                "print('up', flush=True)\nimport time\ntime.sleep(60)\n"
+            )
             script.chmod(0o755)
-        return tmp_path
+        (home / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        return home
 
     @staticmethod
-    def shutdown(home: Path, *words: str) -> tuple[int, str]:
-        done = subprocess.run(["sh", str(home / "bin" / "mqshutdown"), *words], capture_output=True, text=True)
+    def shutdown(shell: str, home: Path, *words: str) -> tuple[int, str]:
+        command = [shell, str(home / "bin" / "mqshutdown"), *words]
+        done = subprocess.run(command, capture_output=True, text=True)
         return done.returncode, done.stdout
 
-    def test_only_the_named_server_is_asked_to_stop(self, home: Path) -> None:
+    def test_only_the_named_server_is_asked_to_stop(self, shell: str, home: Path) -> None:
         started = [
             subprocess.Popen([home / ".venv" / "bin" / name, "-n", "x"], stdout=subprocess.PIPE)
             for name in ("mqbroker", "mqnamesrv")
@@ -335,7 +347,7 @@ class TestShutdown:
             for process in started:
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"up\n"
-            code, out = self.shutdown(home, "broker")
+            code, out = self.shutdown(shell, home, "broker")
             assert (code, out) == (
                 0,
                 f"The mqbroker({broker.pid}) is running...\nSend shutdown request to mqbroker({broker.pid}) OK\n",
@@ -347,9 +359,9 @@ class TestShutdown:
                 process.kill()
                 process.communicate()
 
-    def test_nothing_to_stop(self, home: Path) -> None:
-        assert self.shutdown(home, "broker") == (255, "No mqbroker running.\n")
+    def test_nothing_to_stop(self, shell: str, home: Path) -> None:
+        assert self.shutdown(shell, home, "broker") == (255, "No mqbroker running.\n")
 
     @pytest.mark.parametrize("words", [[], ["everything"]])
-    def test_usage(self, home: Path, words: list[str]) -> None:
-        assert self.shutdown(home, *words) == (2, "")
+    def test_usage(self, shell: str, home: Path, words: list[str]) -> None:
+        assert self.shutdown(shell, home, *words) == (2, "")
