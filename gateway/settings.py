@@ -217,16 +217,33 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
     return overrides
 
 
-PROTECTIONS = ("aclEnable", "enableDLegerCommitLog", "authenticationEnabled", "authorizationEnabled")
-"""Keys that somebody relies on when they are true. There is nothing here that keeps what they promise."""
+class Protection(NamedTuple):
+    """What is lacking here, and the values that promise no more; case does not count."""
+
+    lack: str
+    allowed: tuple[str, ...] = ("false",)
+
+
+_NO_PROTECTION = Protection("this broker has no such protection")
+PROTECTIONS = {
+    "aclEnable": _NO_PROTECTION,
+    "enableDLegerCommitLog": _NO_PROTECTION,
+    "authenticationEnabled": _NO_PROTECTION,
+    "authorizationEnabled": _NO_PROTECTION,
+    "enableControllerMode": Protection("this broker follows no controller, and nothing switches its role"),
+    "allAckInSyncStateSet": Protection("this broker keeps no set of replicas in sync (inSyncReplicas counts them)"),
+    "minInSyncReplicas": Protection("this broker stores messages also while slaves are missing", ("1", "0")),
+    "storeType": Protection("this broker has no such store", ("default",)),
+}
+"""Keys that somebody relies on when they are on. There is nothing here that keeps what they promise."""
 
 
 def _refuse_protections(settings: Settings) -> None:
     """A broker that was told to guard its topics or its log, and cannot, must not start as if it could."""
-    for key in PROTECTIONS:
+    for key, (lack, allowed) in PROTECTIONS.items():
         text = settings.texts.get(key, "").strip()
-        if text.lower() == "true":
-            raise settings.error(OptionError(key, text, "this broker has no such protection; only false is allowed"))
+        if text and text.lower() not in allowed:
+            raise settings.error(OptionError(key, text, f"{lack}; only {' or '.join(allowed)} is allowed"))
 
 
 def _settle_identity(options: BrokerOptions, store_options: StoreOptions, settings: Settings) -> list[Remark]:

@@ -236,8 +236,49 @@ class TestSampleFiles:
         assert configuration.store_options.file_reserved_time == 48
 
 
-@pytest.mark.parametrize("key", PROTECTIONS)
-def test_protection_that_is_not_there_is_refused(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}"):
-        load_broker(None, {key: "true"})
-    load_broker(None, {key: "false"})
+class TestProtections:
+    @pytest.mark.parametrize("key", PROTECTIONS)
+    def test_what_is_not_there_is_refused(self, key: str) -> None:
+        with pytest.raises(ConfigError, match=f"^command line: {key}=true: this broker .*; only .* is allowed$"):
+            load_broker(None, {key: "true"})
+
+    @pytest.mark.parametrize(
+        ("key", "text"),
+        [
+            ("aclEnable", "TRUE"),
+            ("aclEnable", "yes"),
+            ("enableControllerMode", " True "),
+            ("storeType", "defaultRocksDB"),
+            ("storeType", "RocksDB"),
+            ("storeType", "DEFAULTROCKSDB"),
+            ("minInSyncReplicas", "2"),
+            ("minInSyncReplicas", "two"),
+        ],
+    )
+    def test_however_it_is_written(self, key: str, text: str) -> None:
+        with pytest.raises(ConfigError, match=f"{key}={text.strip()}: "):
+            load_broker(None, {key: text})
+
+    @pytest.mark.parametrize(
+        ("key", "text"),
+        [
+            *((key, text) for key, (_, allowed) in PROTECTIONS.items() for text in allowed),
+            ("aclEnable", "FALSE"),
+            ("storeType", "Default"),
+            ("storeType", ""),
+        ],
+    )
+    def test_what_promises_nothing_is_accepted(self, key: str, text: str) -> None:
+        load_broker(None, {key: text})
+
+    def test_the_line_names_the_file_and_what_is_allowed(self, file: Path) -> None:
+        file.write_text("storeType=defaultRocksDB\n")
+        for load in (load_broker, load_both):
+            with pytest.raises(ConfigError) as caught:
+                load(str(file))
+            line = f"{file}: storeType=defaultRocksDB: this broker has no such store; only default is allowed"
+            assert str(caught.value) == line
+
+    def test_slaves_that_act_as_masters_are_only_named(self) -> None:
+        (remark,) = load_broker(None, {"enableSlaveActingMaster": "true"}).remarks
+        assert str(remark) == "config_keys_without_effect keys=enableSlaveActingMaster"
