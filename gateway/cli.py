@@ -144,16 +144,23 @@ def _command(
         return _run(name, plan)
 
 
+NAMESRV_HELP = {
+    "mqnamesrv": "no effect; the official command takes it too",
+    "mqbroker": "name servers: host:port;host:port",
+    "pocketmq": "other name servers that the broker registers with too: host:port;host:port",
+}
+
+
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=name,
         description=about,
         epilog="Keys have the names of the official configuration; -p lists them all."
-        " A later one wins: environment (NAMESRV_ADDR), file, command line.",
+        f" A later one wins: {'environment (NAMESRV_ADDR), ' if name == 'mqbroker' else ''}file, command line.",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="set a key, over the file")
     parser.add_argument("-c", "--configFile", dest="file", metavar="FILE", help=".properties file")
-    parser.add_argument("-n", "--namesrvAddr", dest="namesrv", metavar="ADDR", help="name servers: host:port;host:port")
+    parser.add_argument("-n", "--namesrvAddr", dest="namesrv", metavar="ADDR", help=NAMESRV_HELP[name])
     parser.add_argument("-p", "--printConfigItem", dest="print_all", action="store_true", help="print all keys")
     parser.add_argument(
         "-m", "--printImportantConfig", dest="print_important", action="store_true", help="print important keys"

@@ -65,7 +65,7 @@ def check_main(argv: Sequence[str]) -> int:
         " Exit code: 0 good, 1 damaged, 2 not checked.",
     )
     parser.add_argument("directory", metavar="DIR", help="the store directory (storePathRootDir)")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="options of the broker")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="options of the broker")
     parser.add_argument(
         "--rebuild", action="store_true", help="make damaged consume queues and index again from the commitlog"
     )

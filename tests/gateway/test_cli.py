@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,21 @@ class TestArguments:
         with pytest.raises(SystemExit, match="0"):
             cli.pocketmq(["-h"])
         assert "key=value" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("command", "used"), [(cli.mqnamesrv, False), (cli.mqbroker, True), (cli.pocketmq, False)]
+    )
+    def test_help_speaks_of_the_environment_where_it_counts(
+        self, command: Callable[[list[str]], int], used: bool, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            command(["-h"])
+        assert ("NAMESRV_ADDR" in capsys.readouterr().out) == used
+
+    def test_help_of_a_name_server_promises_nothing_for_n(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            cli.mqnamesrv(["-h"])
+        assert "--namesrvAddr ADDR no effect" in " ".join(capsys.readouterr().out.split())
 
     def test_check_is_handed_to_the_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module: Any = types.ModuleType("store.check")

@@ -314,6 +314,11 @@ class TestNotChecked:
         assert check(root, word) == NOT_CHECKED
         assert word.partition("=")[0] in capsys.readouterr().err
 
+    def test_only_the_directory_is_required(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            check_main([])
+        assert capsys.readouterr().err.endswith("the following arguments are required: DIR\n")
+
     def test_sizes_that_cannot_be_right(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert check(root, "mappedFileSizeCommitLog=8192") == NOT_CHECKED
         assert "mappedFileSizeCommitLog" in capsys.readouterr().err
