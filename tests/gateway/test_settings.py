@@ -1,5 +1,6 @@
 """How files, environment and command line become options."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,16 @@ class TestSampleFiles:
         is_slave = configuration.store_options.broker_role is BrokerRole.SLAVE
         assert is_slave == file.stem.endswith("-s")
         assert configuration.store_options.file_reserved_time == 48
+
+
+def test_name_servers_on_one_machine_share_nothing() -> None:
+    """What the README has them started with leaves no default that both would use."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [words.split() for words in re.findall(r"nohup sh mqnamesrv (listenPort=.*) &$", text, re.M)]
+    first, second = (load_namesrv(None, parse_overrides(words)).options for words in commands)
+    assert first.listen_port != second.listen_port
+    assert first.kv_config_path != second.kv_config_path
+    assert first.config_store_path != second.config_store_path
 
 
 class TestProtections:
