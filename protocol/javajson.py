@@ -62,7 +62,8 @@ class Reader(Generic[T]):
     """Decodes texts into values of one msgspec type.
 
     `repair` changes the parsed value in place before the last attempt, for writers whose members have other types
-    than Java's; it must accept any value. Numbers and booleans may always be written as text.
+    than Java's; `gather` does so before each attempt. Both must accept any value, and may raise RemoteProtocolError.
+    Numbers and booleans may always be written as text.
     """
 
     def __init__(
@@ -71,39 +72,52 @@ class Reader(Generic[T]):
         name: str,
         repair: Callable[[Any], None] | None = None,
         quoted_bytes_limit: int = MAX_QUOTED_BYTES,
+        gather: Callable[[Any], None] | None = None,
     ) -> None:
         self._type = type_
         self._name = name
         self._repair = repair
         self._quoted_bytes_limit = quoted_bytes_limit
-        self._decoder = msgspec.json.Decoder(type_, strict=False)
+        self._gather = gather
+        decode: Callable[[bytes], T] = msgspec.json.Decoder(type_, strict=False).decode
+        self._decode_quickly = decode if gather is None else self._decode_and_gather
 
     def decode(self, data: bytes) -> T:
         """The value in `data`; raises RemoteProtocolError naming what is wrong and where."""
         try:
-            return self._decoder.decode(data)
-        except RecursionError:
-            raise RemoteProtocolError(f"{self._name}: nested too deeply") from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
-        if len(data) <= self._quoted_bytes_limit:
             try:
-                return self._decoder.decode(_NUMERIC_KEY.sub(_quote_key, data))
+                return self._decode_quickly(data)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 pass
-        return self._decode_tolerantly(data)
-
-    def _decode_tolerantly(self, data: bytes) -> T:
-        try:
-            value = loads(data)
-            if self._repair is not None:
-                self._repair(value)
-            return msgspec.convert(value, self._type, strict=False)
+            if len(data) <= self._quoted_bytes_limit:
+                try:
+                    return self._decode_quickly(_NUMERIC_KEY.sub(_quote_key, data))
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    pass
+            return self._decode_tolerantly(data)
+        except RecursionError:
+            raise RemoteProtocolError(f"{self._name}: nested too deeply") from None
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{self._name}: {error.remark}") from None
         except msgspec.ValidationError as error:
             raise RemoteProtocolError(f"{self._name}: {error}") from None
 
+    def _decode_and_gather(self, data: bytes) -> T:
+        return self._convert(_decode_any(data))
+
+    def _decode_tolerantly(self, data: bytes) -> T:
+        value = loads(data)
+        if self._repair is not None:
+            self._repair(value)
+        return self._convert(value)
+
+    def _convert(self, value: Any) -> T:
+        if self._gather is not None:
+            self._gather(value)
+        return msgspec.convert(value, self._type, strict=False)
+
+
+_decode_any: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
 # A text is skipped as a whole, so that what looks like a key inside it stays as it is.
 # The closing quote is optional: a text that does not end must not be searched again from each quote inside it.
@@ -127,6 +141,26 @@ def pairs_to_object(value: object) -> object:
             case _:
                 return value
     return members
+
+
+def standard(value: object, depth: int = 0) -> Any:
+    """A copy of what was read that any reader of JSON understands: with texts as keys, without null members.
+
+    Raises RemoteProtocolError for objects as keys, and for what is nested too deeply to be written again.
+    """
+    if not isinstance(value, list | dict):
+        return value
+    if depth >= MAX_DEPTH:
+        raise RemoteProtocolError(f"more than {MAX_DEPTH} levels")
+    if isinstance(value, list):
+        return [standard(item, depth + 1) for item in value]
+    if any(isinstance(key, ObjectKey) for key in value):
+        raise RemoteProtocolError("an object as key in a member that is not known")
+    return {
+        str(key): standard(member, depth + 1) if isinstance(member, list | dict) else member
+        for key, member in value.items()
+        if member is not None
+    }
 
 
 def loads(data: bytes) -> Value:

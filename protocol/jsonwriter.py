@@ -14,6 +14,9 @@ import msgspec
 from protocol.errors import LocalProtocolError
 from protocol.javajson import ObjectKey
 
+OTHERS: Final = "*"
+"""The wire name of the attribute that holds a bean's other members, which are written among those that it declares."""
+
 _quote: Final = json.JSONEncoder(ensure_ascii=False).encode
 _quote_ascii: Final = json.JSONEncoder(ensure_ascii=True).encode
 
@@ -71,9 +74,14 @@ class _Writer:
         return repr(value) if isinstance(value, float) else str(int(value))
 
     def _write_bean(self, value: msgspec.Struct, line: str) -> None:
+        members = _bean(type(value))
+        if members and members[0][0] == OTHERS and (others := getattr(value, members[0][1])):  # it sorts before letters
+            declared = {name: getattr(value, attribute) for name, attribute, _ in members[1:]}
+            self._write_map(dict(sorted({**others, **declared}.items())), line)
+            return
         inner = line and line + self._tab
         separator = "{"
-        for name, attribute, left_out in _bean(type(value)):
+        for name, attribute, left_out in members:
             member = getattr(value, attribute)
             if member is None or (left_out is not None and member == left_out):
                 continue

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from protocol.bodies import Body, DataVersion
+from protocol.jsonwriter import dumps
 from store.jsonfile import save_json
 
 SAVE_PAUSE_MS = 100  # at least
@@ -39,8 +40,16 @@ class EntryTexts:
     def __init__(self) -> None:
         self._texts: dict[str, tuple[Body, str]] = {}
 
-    def encode(self, version: DataVersion, member: str, table: Mapping[str, Body], *, pretty: bool) -> bytes:
-        """The file's text: a bean of `dataVersion` and the table under the name `member`."""
+    def encode(
+        self,
+        version: DataVersion,
+        member: str,
+        table: Mapping[str, Body],
+        *,
+        others: Mapping[str, object] | None = None,
+        pretty: bool,
+    ) -> bytes:
+        """The file's text: a bean of `dataVersion`, the table under the name `member`, and `others` by their names."""
         texts = self._texts
         if len(texts) > 2 * len(table) + 100:
             texts.clear()  # of entries that are gone
@@ -51,11 +60,17 @@ class EntryTexts:
                 text = entry.encode(pretty=True).decode().replace("\n", "\n\t\t")
                 known = texts[name] = (entry, f"\n\t\t{_quoted(name).decode()}:{text}")
             parts.append(known[1])
-        version_text = version.encode(pretty=True).decode().replace("\n", "\n\t")
         entries = ",".join(parts) + "\n\t" if parts else ""
-        whole = f'{{\n\t"dataVersion":{version_text},\n\t"{member}":{{{entries}}}\n}}'.encode()
+        members = {name: _pretty(value) for name, value in (others or {}).items()}
+        members |= {"dataVersion": _pretty(version), member: f"{{{entries}}}"}
+        lines = [f"\n\t{_quoted(name).decode()}:{text}" for name, text in sorted(members.items())]
+        whole = f"{{{','.join(lines)}\n}}".encode()
         # Inside texts line breaks and tabs are escaped, so these are the pretty form's own.
         return whole if pretty else whole.translate(None, b"\n\t")
+
+
+def _pretty(value: object) -> str:
+    return dumps(value, pretty=True).decode().replace("\n", "\n\t")
 
 
 class SaveJob(NamedTuple):

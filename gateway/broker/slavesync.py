@@ -29,7 +29,7 @@ from gateway.client import CallFailed, RemotingClient, open_client, split_addres
 from gateway.routing import Refused
 from protocol.bodies.groups import GroupTableBody
 from protocol.bodies.offsets import ConsumerOffsetBody, DelayOffsetBody
-from protocol.bodies.topics import TopicTableBody
+from protocol.bodies.topics import TableVersion, TopicTableBody
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.errors import RemoteProtocolError
@@ -155,7 +155,8 @@ class SlaveSync:
 
     async def _sync_groups(self, client: RemotingClient) -> None:
         body = await _fetch(client, RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG)
-        self._groups.replace(GroupTableBody.decode(body))
+        if TableVersion.decode(body).data_version != self._groups.data_version:  # the whole takes longer to read
+            self._groups.replace(GroupTableBody.decode(body))
 
 
 async def _fetch(client: RemotingClient, code: RequestCode) -> bytes:

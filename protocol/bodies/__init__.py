@@ -6,6 +6,7 @@
 from protocol.bodies.base import (
     Body,
     MessageQueue,
+    OpenBody,
 )
 from protocol.bodies.clients import (
     Connection,
@@ -79,6 +80,7 @@ from protocol.bodies.runtime import (
 from protocol.bodies.topics import (
     DataVersion,
     GroupList,
+    TableVersion,
     TopicConfig,
     TopicConfigList,
     TopicFilterType,
@@ -127,6 +129,7 @@ __all__ = [
     "MessageQueueForC",
     "OffsetMovedEvent",
     "OffsetWrapper",
+    "OpenBody",
     "PlainAccessConfig",
     "ProducerConnection",
     "ProducerData",
@@ -146,6 +149,7 @@ __all__ = [
     "SubscriptionData",
     "SubscriptionGroupConfig",
     "SubscriptionGroupList",
+    "TableVersion",
     "TopicConfig",
     "TopicConfigList",
     "TopicFilterType",

@@ -1,5 +1,6 @@
 """What all JSON bodies have in common."""
 
+import functools
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -23,9 +24,13 @@ class _Codec:
         """The body in `data`; raises RemoteProtocolError naming the member that is missing or wrong."""
         reader = _readers.get(cls)
         if reader is None:
-            reader = _readers[cls] = javajson.Reader(cls, cls.__name__, cls.repair, cls.quoted_bytes_limit)
+            reader = _readers[cls] = cls._reader()
         body: Self = reader.decode(data)
         return body
+
+    @classmethod
+    def _reader(cls) -> javajson.Reader[Self]:
+        return javajson.Reader(cls, cls.__name__, cls.repair, cls.quoted_bytes_limit)
 
     @classmethod
     def repair(cls, value: Any) -> None:
@@ -42,6 +47,36 @@ class Body(_Codec, msgspec.Struct, rename="camel"):
     Attribute `broker_name` is the member `brokerName`; exceptions are spelled with `field(name=...)`. Bodies are made
     with keyword arguments; the order of their attributes means nothing.
     """
+
+
+class OpenBody(Body, kw_only=True):
+    """A body that is kept for others: members that it does not declare are not ignored, but written as they were read.
+
+    A newer program finds again what it wrote, and an older one gets what it has always got.
+    """
+
+    others: dict[str, Any] | None = msgspec.field(default=None, name=jsonwriter.OTHERS)
+    """The members that are not declared, by wire name, with texts as keys at every level; never changed."""
+
+    @classmethod
+    def _reader(cls) -> javajson.Reader[Self]:
+        return javajson.Reader(cls, cls.__name__, cls.repair, cls.quoted_bytes_limit, cls.gather)
+
+    @classmethod
+    def gather(cls, value: Any) -> None:
+        """Moves undeclared members to where they are kept; whoever contains open bodies does it for them, too."""
+        if not isinstance(value, dict):
+            return
+        undeclared = value.keys() - _declared(cls)
+        if undeclared:
+            others = javajson.standard({name: value.pop(name) for name in undeclared})
+            if others:
+                value[jsonwriter.OTHERS] = others
+
+
+@functools.cache
+def _declared(cls: type[OpenBody]) -> frozenset[str]:
+    return frozenset(cls.__struct_encode_fields__) - {jsonwriter.OTHERS}
 
 
 class Value(_Codec, msgspec.Struct, rename="camel", frozen=True):

@@ -1,15 +1,17 @@
 """Consumer groups: their settings, and where they stand in their queues."""
 
+from typing import Any
+
 from msgspec import field
 
-from protocol.bodies.base import Body, MessageQueue
+from protocol.bodies.base import Body, MessageQueue, OpenBody
 from protocol.bodies.heartbeat import SubscriptionData
 from protocol.bodies.topics import NO_VERSION, DataVersion
 from protocol.header import Int32, Int64
 
 
-class SubscriptionGroupConfig(Body):
-    """The settings of one group; the defaults are those of the Java class."""
+class SubscriptionGroupConfig(OpenBody):
+    """The settings of one group that 4.x knows, the others as they came; the defaults are those of the Java class."""
 
     group_name: str
     broker_id: Int64 = 0
@@ -22,17 +24,33 @@ class SubscriptionGroupConfig(Body):
     which_broker_when_consume_slowly: Int64 = 1
 
 
-class GroupTableBody(Body):
+class GroupTableBody(OpenBody):
     """All groups of a broker: SubscriptionGroupWrapper, also the content of `config/subscriptionGroup.json`."""
 
     data_version: DataVersion = NO_VERSION
     subscription_group_table: dict[str, SubscriptionGroupConfig] = field(default_factory=dict)
 
+    @classmethod
+    def gather(cls, value: Any) -> None:
+        super().gather(value)
+        match value:
+            case {"subscriptionGroupTable": dict(table)}:
+                for config in table.values():
+                    SubscriptionGroupConfig.gather(config)
 
-class SubscriptionGroupList(Body):
+
+class SubscriptionGroupList(OpenBody):
     """5.x: groups to create."""
 
     group_config_list: list[SubscriptionGroupConfig]
+
+    @classmethod
+    def gather(cls, value: Any) -> None:
+        super().gather(value)
+        match value:
+            case {"groupConfigList": list(configs)}:
+                for config in configs:
+                    SubscriptionGroupConfig.gather(config)
 
 
 class OffsetWrapper(Body):

@@ -27,6 +27,12 @@ class DataVersion(Value, frozen=True, omit_defaults=True):
 NO_VERSION = DataVersion(counter=0, timestamp=0)
 
 
+class TableVersion(Body):
+    """As much of a table as tells whether the rest is known."""
+
+    data_version: DataVersion = NO_VERSION
+
+
 class TopicConfig(Body):
     """One topic as a broker has it; `perm` in PERM_* bits. The defaults are those of the Java class."""
 

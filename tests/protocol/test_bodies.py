@@ -40,6 +40,7 @@ from protocol.bodies import (
     MessageQueue,
     OffsetMovedEvent,
     OffsetWrapper,
+    OpenBody,
     ProducerConnection,
     ProducerTableInfo,
     QueryConsumeQueueResponseBody,
@@ -50,6 +51,7 @@ from protocol.bodies import (
     ResetOffsetBodyForC,
     SubscriptionData,
     SubscriptionGroupConfig,
+    SubscriptionGroupList,
     TopicConfig,
     TopicFilterType,
     TopicList,
@@ -66,7 +68,7 @@ BODIES = {
     for name in bodies.__all__
     if isinstance(getattr(bodies, name), type)
     and issubclass(getattr(bodies, name), msgspec.Struct)
-    and getattr(bodies, name) is not Body
+    and getattr(bodies, name) not in (Body, OpenBody)
 }
 
 QUEUE = MessageQueue(broker_name="b", queue_id=0, topic="T")
@@ -381,6 +383,73 @@ def test_attributes_of_5x_are_kept() -> None:
     config = TopicConfig.decode(text)
     assert config.attributes == {"message.type": "NORMAL"}
     assert b'"attributes":{"message.type":"NORMAL"}' in config.encode()
+
+
+STORE_OF_5X = Path(__file__).parents[1] / "data" / "store" / "5.3.3"
+
+
+def test_a_group_table_of_5x_is_written_as_it_was_read() -> None:
+    text = (STORE_OF_5X / "config" / "subscriptionGroup.json").read_bytes()
+    body = GroupTableBody.decode(text)
+    assert body.others == {"forbiddenTable": {}}
+    config = body.subscription_group_table["golden-group"]
+    assert config.others is not None
+    assert config.others["groupRetryPolicy"] == {"type": "CUSTOMIZED"}
+    assert body.encode(pretty=True) == text.replace(b'\t\t"stateVersion":0,\n', b"")
+
+
+def test_what_4x_wrote_has_no_other_members() -> None:
+    assert SubscriptionGroupConfig.decode(b'{"groupName":"g"}') == SubscriptionGroupConfig(group_name="g")
+    assert SubscriptionGroupConfig.decode(b'{"groupName":"g","x":null}').others is None
+
+
+def test_settings_of_5x_are_kept_in_a_list_too() -> None:
+    text = b'{"groupConfigList":[{"consumeTimeoutMinute":7,"groupName":"g"},{"groupName":"h"}]}'
+    first, second = SubscriptionGroupList.decode(text).group_config_list
+    assert (first.others, second.others) == ({"consumeTimeoutMinute": 7}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        (b'{"groupName":"g","x":{0:1,"n":null}}', {"x": {"0": 1}}),
+        (b'{"groupName":"g","brokerId":null,"x":{0:[null,{1:2}]}}', {"x": {"0": [None, {"1": 2}]}}),
+        (b'{"groupName":"g","*":{"a":1},"others":3}', {"*": {"a": 1}, "others": 3}),
+    ],
+)
+def test_other_members_are_kept_as_standard_json(text: bytes, others: object) -> None:
+    config = SubscriptionGroupConfig.decode(text)
+    assert config.others == others
+    assert msgspec.json.decode(config.encode())["groupName"] == "g"
+    assert SubscriptionGroupConfig.decode(config.encode()) == config
+
+
+@pytest.mark.parametrize(
+    ("member", "what"),
+    [
+        (b"[" * 65 + b"]" * 65, "more than 64 levels"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{{"a":1}:2}', "object as key"),
+        (b"1e999", "number"),
+    ],
+)
+def test_other_members_that_could_not_be_written_again_are_refused(member: bytes, what: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"SubscriptionGroupConfig: .*{what}"):
+        SubscriptionGroupConfig.decode(b'{"groupName":"g","x":' + member + b"}")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@given(st.dictionaries(st.text(max_size=9), json_values, max_size=4), st.booleans())
+def test_any_other_members_survive(members: dict[str, object], pretty: bool) -> None:
+    text = msgspec.json.encode({"groupName": "g"} | {f"x{name}": member for name, member in members.items()})
+    config = SubscriptionGroupConfig.decode(text)
+    assert SubscriptionGroupConfig.decode(config.encode(pretty=pretty)) == config
 
 
 def test_state_version_is_written_only_if_there_is_one() -> None:

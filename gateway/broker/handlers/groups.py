@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import msgspec
 import structlog
 
 from gateway.broker.handlers.admin import known_topic, queues_of, refuse_on_slave
@@ -26,6 +27,9 @@ from protocol.requests.offsets import CloneGroupOffset
 log = structlog.get_logger(__name__)
 routes = Routes()
 
+ATTRIBUTES = "attributes"
+"""The member of 5.x that says what is to change in a group's attributes, not what they shall be."""
+
 
 # ---- settings
 
@@ -45,8 +49,19 @@ def update_and_create_subscriptiongroup_list(broker: Broker, call: Call[UpdateAn
 
 def _update(broker: Broker, configs: list[bodies.SubscriptionGroupConfig], asker: str) -> None:
     refuse_on_slave(broker)
-    broker.groups.update(configs)
+    broker.groups.update(_with_attributes(broker, config) for config in configs)
     log.info("groups_updated", groups=[config.group_name for config in configs], by=asker)
+
+
+def _with_attributes(broker: Broker, config: bodies.SubscriptionGroupConfig) -> bodies.SubscriptionGroupConfig:
+    """The config with the attributes that the group has: those of a request are changes, and 5.3.3 knows none."""
+    others = config.others or {}
+    if others.get(ATTRIBUTES):
+        remark = f"group {config.group_name}: this broker knows no attributes of groups that could be changed"
+        raise Refused(ResponseCode.SYSTEM_ERROR, remark)
+    known = broker.groups.get(config.group_name)
+    attributes = known.others.get(ATTRIBUTES) if known is not None and known.others else None
+    return msgspec.structs.replace(config, others=others | {ATTRIBUTES: attributes}) if attributes else config
 
 
 @routes.handle

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.broker import groups
 from gateway.broker.groups import GroupTable
 from gateway.routing import Refused
-from protocol.bodies import GroupTableBody, SubscriptionGroupConfig
+from protocol.bodies import DataVersion, GroupTableBody, SubscriptionGroupConfig
 from protocol.codes import ResponseCode
 from tests.gateway.broker.fakes import Clock
 
@@ -146,6 +146,53 @@ def test_the_fast_text_is_the_declared_one(table: GroupTable) -> None:
         change()
         for pretty in (True, False):
             assert table.encode(pretty=pretty) == table.snapshot().encode(pretty=pretty)
+
+
+OF_5X = {"consumeTimeoutMinute": 7, "groupRetryPolicy": {"type": "CUSTOMIZED"}, "attributes": {}}
+FORBIDDEN = {"forbiddenTable": {"a": {"T": 1}, "b": {"T": 1}}}
+
+
+def test_settings_of_5x_are_in_the_file(table: GroupTable, path: Path, clock: Clock) -> None:
+    table.update([SubscriptionGroupConfig(group_name="a", others=OF_5X), SubscriptionGroupConfig(group_name="b")])
+    entries = json.loads(path.read_bytes())["subscriptionGroupTable"]
+    assert {name: entries["a"][name] for name in OF_5X} == OF_5X
+    assert not entries["b"].keys() & OF_5X.keys()
+    again = GroupTable(Options(), path, clock)
+    assert again.find("a").others == OF_5X
+    assert again.snapshot() == table.snapshot()
+
+
+def test_what_5x_has_beside_the_groups_is_kept(table: GroupTable, path: Path, clock: Clock) -> None:
+    groups_of_5x = {name: SubscriptionGroupConfig(group_name=name, others=OF_5X) for name in "ab"}
+    version = DataVersion(counter=9, timestamp=1)
+    master = GroupTableBody(data_version=version, subscription_group_table=groups_of_5x, others=FORBIDDEN)
+    table.replace(GroupTableBody.decode(master.encode()))
+    assert table.snapshot() == master
+    again = GroupTable(Options(), path, clock)
+    assert (again.find("a"), again.snapshot().others) == (groups_of_5x["a"], FORBIDDEN)
+    for pretty in (True, False):
+        assert table.encode(pretty=pretty) == master.encode(pretty=pretty)
+    table.delete("a")
+    assert json.loads(path.read_bytes())["forbiddenTable"] == {"b": {"T": 1}}
+    assert master.others == FORBIDDEN
+    table.replace(GroupTableBody(subscription_group_table=groups_of_5x))
+    assert "forbiddenTable" not in json.loads(path.read_bytes())
+
+
+def test_settings_of_5x_count_in_the_table(table: GroupTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = [SubscriptionGroupConfig(group_name=name, others={"x": ["ä" * 5000]}) for name in "ab"]
+    table.update(large[:1])
+    size = len(table.encode(pretty=False))
+    assert size <= table._bytes + 200
+    monkeypatch.setattr(groups, "MAX_TABLE_BYTES", table._bytes + 600)
+    with pytest.raises(Refused, match="limit of"):
+        table.update(large[1:])
+    table.update([SubscriptionGroupConfig(group_name="a")])
+    table.update(large[1:])
+    with pytest.raises(Refused, match="limit of"):
+        table.update(large[:1])
+    table.delete("b")
+    table.update(large[:1])
 
 
 def test_names_in_the_file_that_may_not_be_are_left_out(path: Path, clock: Clock) -> None:

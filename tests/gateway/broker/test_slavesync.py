@@ -121,6 +121,17 @@ async def test_all_tables_are_copied_and_on_disk(master: Master, slave: Slave) -
     assert slave.delay_offsets.read_bytes() == DELAY_TEXT
 
 
+async def test_what_only_5x_knows_of_groups_is_copied(master: Master, slave: Slave) -> None:
+    policy = {"groupRetryPolicy": {"type": "CUSTOMIZED"}}
+    config = SubscriptionGroupConfig(group_name="billing", others=policy)
+    master.groups.subscription_group_table["billing"] = config
+    master.groups.others = {"forbiddenTable": {"billing": {"Orders": 1}}}
+    assert await slave.sync.sync(MASTER)
+    for tables in (slave, Slave(slave.folder)):
+        assert tables.groups.get("billing") == config
+        assert tables.groups.snapshot().others == master.groups.others
+
+
 async def test_what_the_slave_made_up_itself_goes(master: Master, slave: Slave) -> None:
     slave.groups.find("typo")
     slave.offsets.merge(ConsumerOffsetBody(offset_table={"Orders@billing": {0: 99, 5: 1}, "Other@g": {0: 1}}))

@@ -50,7 +50,8 @@ def consumed(rig: Rig) -> Rig:
 async def test_a_group_is_created_changed_and_deleted(rig: Rig) -> None:
     body = b'{"groupName":"g","retryMaxTimes":3,"consumeEnable":false,"attributes":{},"groupSysFlag":0}'
     assert (await rig.ask(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body)).code == 0
-    config = bodies.SubscriptionGroupConfig(group_name="g", retry_max_times=3, consume_enable=False)
+    others = {"attributes": {}, "groupSysFlag": 0}
+    config = bodies.SubscriptionGroupConfig(group_name="g", retry_max_times=3, consume_enable=False, others=others)
     answer = await rig.ask(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, GetSubscriptiongroupConfig(group="g"))
     assert bodies.SubscriptionGroupConfig.decode(answer.body) == config
     answer = await rig.ask(RequestCode.GET_ALL_SUBSCRIPTIONGROUP_CONFIG)
@@ -58,6 +59,21 @@ async def test_a_group_is_created_changed_and_deleted(rig: Rig) -> None:
     await rig.ask(RequestCode.DELETE_SUBSCRIPTIONGROUP, DeleteSubscriptiongroup(group_name="g"))
     answer = await rig.ask(RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG, GetSubscriptiongroupConfig(group="g"))
     assert answer.code == ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+
+
+async def test_a_change_of_attributes_is_refused_and_the_present_ones_stay(rig: Rig) -> None:
+    body = b'{"groupName":"g","attributes":{"+priority.factor":"50"}}'
+    answer = await rig.ask(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body)
+    assert answer.code == ResponseCode.SYSTEM_ERROR
+    assert "attributes" in (answer.remark or "")
+    assert "g" not in rig.broker.groups
+    others = {"attributes": {"priority.factor": "50"}, "groupSysFlag": 1}
+    rig.broker.groups.update([bodies.SubscriptionGroupConfig(group_name="g", others=others)])
+    body = b'{"groupName":"g","attributes":{},"groupSysFlag":2}'
+    assert (await rig.ask(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=body)).code == ResponseCode.SUCCESS
+    assert rig.broker.groups.find("g").others == others | {"groupSysFlag": 2}
+    await rig.ask(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, body=b'{"groupName":"g"}')
+    assert rig.broker.groups.find("g").others == {"attributes": {"priority.factor": "50"}}
 
 
 async def test_many_groups_are_created_at_once_or_not_at_all(rig: Rig) -> None:
