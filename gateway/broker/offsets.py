@@ -5,7 +5,8 @@ The file is official's: keys `topic@group`, queue ids as unquoted numbers. It is
 consumers have to cope with repetition anyway.
 
 An offset is a count of messages, never negative. The caller passes the end of the queue as `ceiling`, as an offset
-beyond it would skip messages that are still to come. Entries are bounded; who may have one (an existing topic, a valid
+beyond it would skip messages that are still to come. Each change gives the table a new DataVersion, which only slaves
+are told: the file has none, as in 4.x. Entries are bounded; who may have one (an existing topic, a valid
 group, a queue that exists) is checked by the handlers.
 """
 
@@ -17,7 +18,7 @@ import structlog
 
 from gateway.broker.configfile import ConfigFile
 from gateway.routing import Refused
-from protocol.bodies import ConsumerOffsetBody
+from protocol.bodies import ConsumerOffsetBody, DataVersion
 from protocol.codes import ResponseCode
 from store.jsonfile import load_json
 
@@ -36,6 +37,9 @@ class OffsetTable:
     def __init__(self, path: Path, now_ms: Callable[[], int]) -> None:
         self._offsets: dict[str, dict[int, int]] = {}
         self._count = 0
+        self._now_ms = now_ms
+        self._changes = 0
+        self._changed_ms = now_ms()
         self.file = ConfigFile(path, self.encode, now_ms)
         body = load_json(path, ConsumerOffsetBody.decode)
         if body is not None:
@@ -57,7 +61,7 @@ class OffsetTable:
             queues = self._make_room(f"{topic}@{group}")
             self._count += 1
         queues[queue_id] = min(offset, ceiling)
-        self.file.dirty = True
+        self._changed()
 
     def _make_room(self, key: str) -> dict[int, int]:
         if self._count >= MAX_ENTRIES or not self._has_room_for(key):
@@ -97,7 +101,7 @@ class OffsetTable:
 
     def _remove(self, key: str) -> None:
         self._count -= len(self._offsets.pop(key))
-        self.file.dirty = True
+        self._changed()
 
     def clone(self, source: str, target: str, topic: str) -> None:
         """Lets the target group go on where the source group stands in the topic."""
@@ -135,15 +139,31 @@ class OffsetTable:
         else:
             self._offsets.pop(key, None)
         self._count = count
-        self.file.dirty = True
+        self._changed()
         return True
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._changed_ms = self._now_ms()
+        self.file.dirty = True
+
+    @property
+    def data_version(self) -> DataVersion:
+        """Another one after each change, also of an earlier life."""
+        return DataVersion(counter=self._changes, timestamp=self._changed_ms)
 
     def snapshot(self) -> ConsumerOffsetBody:
         """The offsets as they are now, to be looked at before they change."""
-        return ConsumerOffsetBody(offset_table=self._offsets)
+        return ConsumerOffsetBody(data_version=self.data_version, offset_table=self._offsets)
 
-    def encode(self, *, pretty: bool = True) -> bytes:
-        """The text of consumerOffset.json, or the same without line breaks, which is what slaves are told.
+    def encode_for_slaves(self) -> bytes:
+        """The text of `snapshot`."""
+        # Inside texts line breaks and tabs are escaped, so these are the pretty form's own.
+        table = self.encode().translate(None, b"\n\t")
+        return b'{"dataVersion":%b,%b' % (self.data_version.encode(), table[1:])
+
+    def encode(self) -> bytes:
+        """The text of consumerOffset.json.
 
         The twin of `ConsumerOffsetBody.encode`, in half of its time: the whole table is written every few seconds.
         """
@@ -152,9 +172,7 @@ class OffsetTable:
             numbers = ",".join([f"{queue_id}:{offset}" for queue_id, offset in sorted(queues.items())])
             entries.append(f"\n\t\t{_quoted(key).decode()}:{{{numbers}\n\t\t}}")
         table = ",".join(entries) + "\n\t" if entries else ""
-        text = f'{{\n\t"offsetTable":{{{table}}}\n}}'.encode()
-        # Inside texts line breaks and tabs are escaped, so these are the pretty form's own.
-        return text if pretty else text.translate(None, b"\n\t")
+        return f'{{\n\t"offsetTable":{{{table}}}\n}}'.encode()
 
 
 def _full() -> Refused:

@@ -5,15 +5,20 @@ from typing import Any, ClassVar
 from msgspec import field
 
 from protocol.bodies.base import Body, MessageQueue
+from protocol.bodies.topics import DataVersion
 from protocol.header import Int32, Int64
 from protocol.javajson import pairs_to_object
 
 
 class ConsumerOffsetBody(Body):
-    """Offsets by `topic@group` and queue id; also the content of `config/consumerOffset.json`."""
+    """Offsets by `topic@group` and queue id; also the content of `config/consumerOffset.json`.
+
+    The version is for slaves of 5.x, which cannot do without; 4.x knows none.
+    """
 
     quoted_bytes_limit: ClassVar[int] = 64 << 20  # our own file or our master's answer
 
+    data_version: DataVersion | None = None
     offset_table: dict[str, dict[Int32, Int64]] = field(default_factory=dict)
 
 

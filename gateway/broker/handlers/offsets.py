@@ -116,7 +116,7 @@ async def get_earliest_msg_storetime(broker: Broker, call: Call[GetEarliestMsgSt
 @routes.handle
 def get_all_consumer_offset(broker: Broker, call: Call[GetAllConsumerOffset]) -> Reply:
     """All groups' offsets, for slaves."""
-    return Reply(body=broker.offsets.encode(pretty=False))
+    return Reply(body=broker.offsets.encode_for_slaves())
 
 
 @routes.handle

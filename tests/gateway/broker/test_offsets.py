@@ -1,5 +1,6 @@
 """Consumer offsets: kept exactly, never nonsense, in the file that the official broker reads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,13 +157,42 @@ def test_any_offsets_survive_the_file(
         st.dictionaries(st.integers(0, 2**31 - 1), st.integers(0, FAR), min_size=1, max_size=9),
         max_size=5,
     ),
-    st.booleans(),
 )
-def test_the_fast_text_is_the_declared_one(wanted: dict[str, dict[int, int]], pretty: bool) -> None:
+def test_the_fast_text_is_the_declared_one(wanted: dict[str, dict[int, int]]) -> None:
     body = ConsumerOffsetBody(offset_table=wanted)
     table = OffsetTable(Path("/nowhere/consumerOffset.json"), Clock())
     table.merge(body)
-    assert table.encode(pretty=pretty) == body.encode(pretty=pretty)
+    assert table.encode() == body.encode(pretty=True)
+    assert table.encode_for_slaves() == table.snapshot().encode()
+    assert table.snapshot().offset_table == wanted
+
+
+def test_each_change_has_its_version(table: OffsetTable, path: Path) -> None:
+    versions = [table.data_version]
+    changes: list[Callable[[], None]] = [
+        lambda: table.commit("g", "T", 0, 4, ceiling=9),
+        lambda: table.commit("g", "T", 0, 5, ceiling=9),
+        lambda: table.clone("g", "h", "T"),
+        lambda: table.remove_group("h"),
+        lambda: table.merge(ConsumerOffsetBody(offset_table={"T@g": {0: 7}})),
+    ]
+    for change in changes:
+        change()
+        versions.append(table.data_version)
+    assert len(set(versions)) == len(versions)
+    table.file.save()
+    clock = Clock()
+    clock.advance(1)
+    assert OffsetTable(path, clock).data_version not in versions
+
+
+def test_what_slaves_are_told_has_a_version_and_the_file_has_none(table: OffsetTable) -> None:
+    version = b'{"dataVersion":{"counter":%d,"timestamp":%d},"offsetTable":'
+    start = table.data_version.timestamp
+    assert table.encode_for_slaves() == version % (0, start) + b"{}}"
+    table.commit("g", "T", 0, 4, ceiling=9)
+    assert table.encode_for_slaves() == version % (1, start) + b'{"T@g":{0:4}}}'
+    assert b"dataVersion" not in table.encode()
 
 
 def test_a_slave_takes_over_its_masters_offsets_and_keeps_what_is_only_here(table: OffsetTable) -> None:
