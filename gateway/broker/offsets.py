@@ -6,8 +6,10 @@ consumers have to cope with repetition anyway.
 
 An offset is a count of messages, never negative. The caller passes the end of the queue as `ceiling`, as an offset
 beyond it would skip messages that are still to come. Each change gives the table a new DataVersion, which only slaves
-are told: the file has none, as in 4.x. Entries are bounded; who may have one (an existing topic, a valid
-group, a queue that exists) is checked by the handlers.
+are told: the file has none, as in 4.x.
+
+Entries are bounded; who may have one (an existing topic, a valid group, a queue that exists) is checked by the
+handlers. The broker's own are few and always have room: its services must not end because clients filled the table.
 """
 
 from collections.abc import Callable, Set
@@ -16,6 +18,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from gateway.broker import names
 from gateway.broker.configfile import ConfigFile
 from gateway.routing import Refused
 from protocol.bodies import ConsumerOffsetBody, DataVersion
@@ -24,6 +27,7 @@ from store.jsonfile import load_json
 
 MAX_ENTRIES = 1_000_000
 MAX_KEYS = 200_000  # pairs of a topic and a group
+OWN_KEYS = frozenset(f"{topic}@{names.TRANSACTION_GROUP}" for topic in (names.HALF_TOPIC, names.OP_HALF_TOPIC))
 NOT_FOUND = -1
 
 _quoted = msgspec.json.Encoder().encode
@@ -53,7 +57,10 @@ class OffsetTable:
     # ---- one queue
 
     def commit(self, group: str, topic: str, queue_id: int, offset: int, *, ceiling: int) -> None:
-        """Notes that the group goes on at `offset`, or at `ceiling` if that is less. Negative offsets are refused."""
+        """Notes that the group goes on at `offset`, or at `ceiling` if that is less.
+
+        Refuses negative offsets, and a new entry for which there is no room.
+        """
         if offset < 0 or queue_id < 0:
             raise Refused(ResponseCode.SYSTEM_ERROR, f"offset {offset} of queue {queue_id}: negative")
         queues = self._offsets.get(f"{topic}@{group}")
@@ -64,12 +71,18 @@ class OffsetTable:
         self._changed()
 
     def _make_room(self, key: str) -> dict[int, int]:
-        if self._count >= MAX_ENTRIES or not self._has_room_for(key):
+        if not self._has_room(key, 1):
             raise _full()
         return self._offsets.setdefault(key, {})
 
-    def _has_room_for(self, key: str) -> bool:
-        return len(self._offsets) < MAX_KEYS or key in self._offsets
+    def _has_room(self, key: str, growth: int) -> bool:
+        """Whether the key may have so many entries more; the broker's own always may, and take no room."""
+        if key in OWN_KEYS:
+            return True
+        own = [self._offsets[each] for each in OWN_KEYS if each in self._offsets]
+        if self._count - sum(map(len, own)) + growth > MAX_ENTRIES:
+            return False
+        return len(self._offsets) - len(own) < MAX_KEYS or key in self._offsets
 
     def query(self, group: str, topic: str, queue_id: int) -> int:
         """Where the group goes on, or NOT_FOUND."""
@@ -131,14 +144,14 @@ class OffsetTable:
                 self._remove(key)
 
     def _put(self, key: str, offsets: dict[int, int]) -> bool:
-        count = self._count - len(self._offsets.get(key, ())) + len(offsets)
-        if count > MAX_ENTRIES or not self._has_room_for(key):
+        growth = len(offsets) - len(self._offsets.get(key, ()))
+        if not self._has_room(key, growth):
             return False
         if offsets:
             self._offsets[key] = offsets
         else:
             self._offsets.pop(key, None)
-        self._count = count
+        self._count += growth
         self._changed()
         return True
 

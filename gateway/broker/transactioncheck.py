@@ -20,7 +20,6 @@ from gateway.broker.state import Broker
 from gateway.broker.transactions import (
     CHECK_TIMES,
     PREPARED_OFFSET,
-    TRANSACTION_GROUP,
     Limits,
     Verdict,
     check_times,
@@ -85,7 +84,7 @@ class TransactionCheck:
     def _start(self, topic: str) -> int:
         """Where the checks stand in a queue, held between the queue's ends."""
         low, high = self._broker.store.min_offset(topic, 0), self._broker.store.max_offset(topic, 0)
-        known = self._broker.offsets.query(TRANSACTION_GROUP, topic, 0)
+        known = self._broker.offsets.query(names.TRANSACTION_GROUP, topic, 0)
         return low if known == NOT_FOUND else max(low, min(known, high))
 
     async def note_forever(self) -> NoReturn:
@@ -103,8 +102,8 @@ class TransactionCheck:
         if not await storage.flushed.wait_for(spoken_of):
             return
         for topic, offset in known:
-            if self._broker.offsets.query(TRANSACTION_GROUP, topic, 0) != offset:
-                self._broker.offsets.commit(TRANSACTION_GROUP, topic, 0, offset, ceiling=offset)
+            if self._broker.offsets.query(names.TRANSACTION_GROUP, topic, 0) != offset:
+                self._broker.offsets.commit(names.TRANSACTION_GROUP, topic, 0, offset, ceiling=offset)
 
     # ---- one round
 

@@ -19,7 +19,6 @@ from typing import TypeVar
 from gateway.broker.incoming import split_properties
 from protocol.message import StoredMessage
 
-TRANSACTION_GROUP = "CID_RMQ_SYS_TRANS"
 OP_TAG = "d"
 CHECK_TIMES = "TRANSACTION_CHECK_TIMES"
 IMMUNITY = "CHECK_IMMUNITY_TIME_IN_SECONDS"

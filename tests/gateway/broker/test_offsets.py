@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker import offsets
+from gateway.broker import names, offsets
 from gateway.broker.offsets import NOT_FOUND, OffsetTable
 from gateway.routing import Refused
 from protocol.bodies import ConsumerOffsetBody
@@ -79,6 +79,28 @@ def test_pairs_of_topic_and_group_are_bounded(table: OffsetTable, monkeypatch: p
     table.commit("i", "T", 0, 1, ceiling=9)
 
 
+OWN = [(names.TRANSACTION_GROUP, topic, 0) for topic in (names.HALF_TOPIC, names.OP_HALF_TOPIC)]
+
+
+@pytest.mark.parametrize("limit", ["MAX_ENTRIES", "MAX_KEYS"])
+def test_the_brokers_own_offsets_are_kept_in_a_full_table(
+    table: OffsetTable, path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(offsets, limit, 2)
+    for key in (("g", "T", 0), *OWN, ("h", "T", 0)):
+        table.commit(*key, 1, ceiling=9)
+    for key in (("i", "T", 0), ("CID_RMQ_SYS_x", "T", 0), (names.TRANSACTION_GROUP, "T", 0)):
+        with pytest.raises(Refused, match="limit of"):
+            table.commit(*key, 1, ceiling=9)
+    table.file.save()
+    again = OffsetTable(path, Clock())
+    assert len(again) == len(table) == 4
+    assert [again.query(*key) for key in OWN] == [1, 1]
+    table.remove_group(names.TRANSACTION_GROUP)
+    table.commit(*OWN[0], 2, ceiling=9)
+    assert table.query(*OWN[0]) == 2
+
+
 def test_who_has_offsets_where(table: OffsetTable) -> None:
     for group, topic in (("g", "T"), ("g", "U"), ("h", "T"), ("gg", "TT")):
         table.commit(group, topic, 0, 1, ceiling=9)
@@ -134,10 +156,10 @@ def test_what_only_a_newer_broker_understands_stays_in_the_file(path: Path) -> N
     assert b'"T@g@broadcast":{0:3' in path.read_bytes()
 
 
-names = st.text("abcXYZ019%|-_", min_size=1, max_size=20)
+name = st.text("abcXYZ019%|-_", min_size=1, max_size=20)
 
 
-@given(st.dictionaries(st.tuples(names, names, st.integers(0, 2**31 - 1)), st.integers(0, FAR), max_size=12))
+@given(st.dictionaries(st.tuples(name, name, st.integers(0, 2**31 - 1)), st.integers(0, FAR), max_size=12))
 def test_any_offsets_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, wanted: dict[tuple[str, str, int], int]
 ) -> None:

@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.broker import transactions
-from gateway.broker.names import HALF_TOPIC, OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC
+from gateway.broker import offsets, transactions
+from gateway.broker.names import HALF_TOPIC, OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, TRANSACTION_GROUP
 from gateway.broker.transactioncheck import TransactionCheck
-from gateway.broker.transactions import TRANSACTION_GROUP, HalfMessages
+from gateway.broker.transactions import HalfMessages
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.message import decode_record
@@ -251,6 +251,17 @@ async def test_progress_is_kept_when_it_is_safe(make_rig: Make, nursery: trio.Nu
     again = TransactionCheck(rig.broker)
     await again.recall()
     assert (rig.broker.half_messages.progress, rig.broker.half_messages.op_progress) == (1, 0)
+
+
+async def test_progress_is_kept_in_a_full_offset_table(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "MAX_ENTRIES", 1)
+    rig.broker.offsets.commit("g", "T", 0, 1, ceiling=1)
+    await half(rig)
+    check = TransactionCheck(rig.broker)
+    await check.recall()
+    await rig.broker.storage.flush()
+    await check.note_progress()
+    assert progress(rig) == (0, 0)
 
 
 async def test_progress_outside_the_queues_is_corrected(rig: Rig) -> None:
