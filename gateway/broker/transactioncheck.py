@@ -26,6 +26,7 @@ from gateway.broker.transactions import (
     decided_offsets,
     judge,
 )
+from gateway.routing import Refused
 from protocol.codes import RequestCode
 from protocol.command import Command
 from protocol.message import NewMessage, StoredMessage, decode_record, encode_record, message_id
@@ -54,7 +55,7 @@ class TransactionCheck:
             await self._pause()
             try:
                 await self.round()
-            except StoreError as error:
+            except (StoreError, Refused) as error:
                 log.error("transactions_not_checked", reason=str(error))
 
     async def _pause(self) -> None:

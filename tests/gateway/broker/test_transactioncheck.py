@@ -11,6 +11,7 @@ from gateway.broker import offsets, transactions
 from gateway.broker.names import HALF_TOPIC, OP_HALF_TOPIC, TRANS_CHECK_MAX_TIME_TOPIC, TRANSACTION_GROUP
 from gateway.broker.transactioncheck import TransactionCheck
 from gateway.broker.transactions import HalfMessages
+from gateway.routing import Refused
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.message import decode_record
@@ -275,15 +276,20 @@ async def test_progress_outside_the_queues_is_corrected(rig: Rig) -> None:
 # ---- the service as it runs
 
 
+@pytest.mark.parametrize("error", [StoreFull("no space"), Refused(ResponseCode.SYSTEM_BUSY, "too many topics")])
 async def test_rounds_come_by_the_interval(
-    rig: Rig, nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
+    nursery: trio.Nursery,
+    mock_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     check = TransactionCheck(rig.broker)
     rounds: list[float] = []
 
     async def full() -> None:
         rounds.append(round(trio.current_time()))
-        raise StoreFull("no space")  # ends a round, not the service
+        raise error  # ends a round, not the service
 
     monkeypatch.setattr(check, "round", full)
     nursery.start_soon(check.run)
