@@ -30,6 +30,7 @@ GET_ALL_CONSUMER_OFFSET: Final = 43
 SUSPEND: Final = 2
 SUBSCRIPTION_IN_REQUEST: Final = 4
 FOUND: Final = 0
+SYSTEM_BUSY: Final = 2
 
 FILE_SIZE: Final = 1 << 20
 OFFICIAL: Final = ("5.3.3", "4.9.4", "4.8.0")  # those that take longest are begun first
@@ -280,6 +281,10 @@ def lose_the_tail(cluster: Cluster, producer: Producer, master_kind: str, slave_
     return Torn(master, slave, topic, kept)
 
 
+def route(cluster: Cluster, topic: str) -> bytes:
+    return cluster.namesrvs[0].call(raw.GET_ROUTEINFO_BY_TOPIC, {"topic": topic}).body
+
+
 def grow(cluster: Cluster, producer: Producer, torn: Torn) -> None:
     """Makes the master's log longer than its slave's, with other messages."""
     cluster.wait_registered(torn.master)
@@ -292,11 +297,13 @@ def grow(cluster: Cluster, producer: Producer, torn: Torn) -> None:
 def test_our_slave_does_not_follow_a_master_that_lost_its_tail(site: Site, master_kind: str) -> None:
     """First the master is behind, then it has grown beyond the slave with other messages.
 
-    Both are told apart.
+    Both are told apart, and consumers are kept away from the slave.
     """
     with site() as (cluster, producer):
         torn = lose_the_tail(cluster, producer, master_kind, OURS)
         says(torn.slave, "replication_refused", "bytes that the master lacks")
+        wait_until(lambda: torn.slave.address.encode() not in route(cluster, torn.topic), "a route without it", 10)
+        assert torn.slave.call(PULL_MESSAGE, pull_fields(torn.topic, 0, 0)).code == SYSTEM_BUSY
         grow(cluster, producer, torn)
         line = says(torn.slave, "replication_refused", "the two logs were written by different masters", timeout=75)
         if master_kind == OURS:
