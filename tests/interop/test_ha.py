@@ -29,6 +29,8 @@ GET_ALL_TOPIC_CONFIG: Final = 21
 GET_ALL_CONSUMER_OFFSET: Final = 43
 SUSPEND: Final = 2
 SUBSCRIPTION_IN_REQUEST: Final = 4
+DELETE_TOPIC_IN_BROKER: Final = 215
+TOPIC_NOT_EXIST: Final = 17
 FOUND: Final = 0
 SYSTEM_BUSY: Final = 2
 
@@ -196,6 +198,25 @@ def test_a_slave_is_a_copy_of_its_master_through_deaths(site: Site, master_kind:
         master.kill()
         with producer.driver.push(cluster.namesrv_addr, topic, where="FIRST_OFFSET") as consumer:
             assert len(consumer.received(count)) >= count
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("master_kind", [OURS, "5.3.3"])
+def test_a_topic_that_is_made_anew_is_new_at_our_slave(site: Site, master_kind: str) -> None:
+    with site() as (cluster, producer):
+        master = add_master(cluster, master_kind)
+        topic = new_topic(producer, cluster)
+        slave = add_slave(cluster, OURS)
+        send_until_replicated(producer, topic)
+        acknowledged(producer.send_many(topic, "old", 20))
+        wait_same_answers(slave, master, topic, [])
+        assert master.call(DELETE_TOPIC_IN_BROKER, {"topic": topic}).code == 0
+        wait_until(lambda: master.call(PULL_MESSAGE, pull_fields(topic, 0, 0)).code == TOPIC_NOT_EXIST, "deletion", 10)
+        producer.create_topic(topic, 2)
+        acknowledged(producer.send_many(topic, "new", 20))
+        wait_same_answers(slave, master, topic, [])
+        assert b"old" not in pulled(slave, topic, 0)
+        assert pulled(slave.restart(kill=True), topic, 0) == pulled(master, topic, 0)
 
 
 @pytest.mark.beside
