@@ -254,15 +254,17 @@ class FileSystem:
         os.close(fd)
 
     def lock_directory(self, path: StrPath) -> int | None:
-        """Open a directory and lock it as a whole (flock), until ``unlock``; None if anybody else has done so."""
+        """Open a directory and lock it as a whole (flock), until ``unlock``; None if anybody else has done so.
+
+        Where directories cannot be locked, as on NFS, it is only opened.
+        """
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(fd)
             if error.errno == errno.EWOULDBLOCK:
+                os.close(fd)
                 return None
-            raise
         return fd
 
 

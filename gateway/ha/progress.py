@@ -130,6 +130,8 @@ class ReplicaProgress:
     @property
     def are_enough(self) -> bool:
         """Whether as many slaves are there as are needed, however far behind."""
+        if self._settled_for != self.needed:
+            self._settle()
         return self._present >= 0
 
     def in_reach(self, offset: int) -> bool:
@@ -137,8 +139,6 @@ class ReplicaProgress:
 
         If not, a send that waits for them is answered with SLAVE_NOT_AVAILABLE.
         """
-        if self._settled_for != self.needed:
-            self._settle()
         if self.acknowledged.offset >= offset > 0:
             return True
-        return self._present >= 0 and offset - self._present < self._options.ha_slave_fallbehind_max
+        return self.are_enough and offset - self._present < self._options.ha_slave_fallbehind_max

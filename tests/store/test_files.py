@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -178,3 +179,20 @@ def test_lock_keeps_other_processes_and_this_one_out(tmp_path: Path) -> None:
     assert others_see() == "free"
     DirectoryLock(str(tmp_path), str(tmp_path), FS).release()
     assert (tmp_path / "lock").read_bytes() == b"lock"  # not earlier: closing any descriptor drops such a lock
+
+
+def test_a_directory_is_locked_as_a_whole_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = FS.lock_directory(tmp_path)
+    assert fd is not None
+    assert FS.lock_directory(tmp_path) is None
+    FS.unlock(tmp_path, fd)
+
+    def no_locks(fd: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "as on NFS")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    fd = FS.lock_directory(tmp_path)
+    assert fd is not None
+    FS.unlock(tmp_path, fd)
