@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 V4_9_4: Final = 401
 
 PULL_MESSAGE: Final = 11
+QUERY_CONSUMER_OFFSET: Final = 14
 GET_MIN_OFFSET: Final = 31
 GET_ROUTEINFO_BY_TOPIC: Final = 105
 GET_BROKER_CLUSTER_INFO: Final = 106
@@ -188,6 +189,15 @@ def records(body: bytes) -> Iterator[Record]:
         properties = dict(pair.split("\x01", 1) for pair in pairs if pair)
         yield Record._make([*numbers, body[at + 88 : body_end], topic, properties])
         at += numbers[0]
+
+
+def committed(address: str, group: str, topic: str, queues: int) -> int:
+    """How many messages of the topic's queues the group has behind it, as far as this broker knows."""
+    offsets = (
+        call(address, QUERY_CONSUMER_OFFSET, {"consumerGroup": group, "topic": topic, "queueId": queue}).fields
+        for queue in range(queues)
+    )
+    return sum(int(fields.get("offset", 0)) for fields in offsets)
 
 
 def read_queue(address: str, topic: str, queue: int, begin: int = 0) -> list[Record]:

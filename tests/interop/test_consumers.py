@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.interop import raw
 from tests.interop.child import wait_until
 from tests.interop.conftest import MakeTopic
 from tests.interop.driver import Driver, Json, Producer, PullConsumer
@@ -131,11 +132,13 @@ def test_offsets_survive_the_consumer(
     client: Driver, producer: Producer, cluster: Cluster, make_topic: MakeTopic
 ) -> None:
     """A group that comes back goes on where it stopped."""
-    topic = make_topic()
-    options: Json = {"group": client.fresh("group"), **FIRST}
+    topic = make_topic(4)
+    group = client.fresh("group")
+    options: Json = {"group": group, **FIRST}
     producer.send_many(topic, "before", 20)
     with client.push(cluster.namesrv_addr, topic, **options) as consumer:
         assert bodies(consumer.received(20)) == numbered("before", 20)
+        wait_until(lambda: raw.committed(cluster.brokers[0].address, group, topic, 4) == 20, "the commit", 20)
     producer.send_many(topic, "after", 20)
     with client.push(cluster.namesrv_addr, topic, **options) as consumer:
         assert bodies(consumer.received(20)) == numbered("after", 20)

@@ -15,7 +15,6 @@ from tests.interop.processes import Cluster
 
 pytestmark = pytest.mark.interop
 
-QUERY_CONSUMER_OFFSET = 14
 GET_KV_CONFIG = 101
 
 
@@ -61,28 +60,26 @@ def test_a_group_goes_back_in_time_and_to_the_end(run: Run, cluster: Cluster, dr
     """resetOffsetByTime and skipAccumulatedMessage, while a member of the group is there and without one."""
     topic = make_topic(run, cluster, "-r", "1", "-w", "1")
     group = fresh("reset")
+
+    def committed() -> int:
+        return raw.committed(cluster.brokers[0].address, group, topic, 1)
+
     begin = str(int(time.time() * 1000))
     driver = drivers(run.version.replace("4.9.4", "4.9.8"))
     with driver.producer(cluster.namesrv_addr) as producer:
         producer.send_many(topic, "again", 10)
     with driver.push(cluster.namesrv_addr, topic, group=group, where="FIRST_OFFSET") as consumer:
         assert len(consumer.received(10)) == 10
-        wait_until(lambda: committed(cluster, group, topic) == 10, "the committed offset", 20)
+        wait_until(lambda: committed() == 10, "the committed offset", 20)
         said = run("resetOffsetByTime", "-g", group, "-t", topic, "-s", begin)
         assert re.search(r"broker\S*\s+0\s+0\s", said)
         bodies = [message["body"] for message in consumer.received(20)]
         assert sorted(bodies[10:]) == sorted(bodies[:10])
-        wait_until(lambda: committed(cluster, group, topic) == 10, "the committed offset", 20)
+        wait_until(lambda: committed() == 10, "the committed offset", 20)
     said = run("resetOffsetByTime", "-g", group, "-t", topic, "-s", begin)
-    wait_until(lambda: committed(cluster, group, topic) == 0, "the offset of a group without members", 10)
+    wait_until(lambda: committed() == 0, "the offset of a group without members", 10)
     run("skipAccumulatedMessage", "-g", group, "-t", topic)
-    wait_until(lambda: committed(cluster, group, topic) == 10, "the end", 10)
-
-
-def committed(cluster: Cluster, group: str, topic: str) -> int:
-    fields = {"consumerGroup": group, "topic": topic, "queueId": 0}
-    answer = cluster.brokers[0].call(QUERY_CONSUMER_OFFSET, fields)
-    return int(answer.fields.get("offset", -1))
+    wait_until(lambda: committed() == 10, "the end", 10)
 
 
 def test_a_topic_s_life(run: Run, cluster: Cluster) -> None:
