@@ -19,6 +19,7 @@ from typing import NamedTuple
 import structlog
 
 from protocol.message import NewMessage, StoredMessage
+from store.abortfile import AbortFile
 from store.checkpoint import CheckpointFile
 from store.cleaning import Cleaner
 from store.commitlog import CommitLog
@@ -181,19 +182,19 @@ class MessageStore:
         progress: Progress,
     ) -> MessageStore:
         root = options.store_path_root_dir
-        abort = f"{root}/abort"
-        aborted = fs.stat(abort) is not None
+        abort = AbortFile(f"{root}/abort", fs)
+        ending = abort.ending()
         checkpoint = CheckpointFile(f"{root}/checkpoint", fs).read(now_ms())
         files = LogFiles(options.store_path_commit_log, options.mapped_file_size_commit_log, fs)
-        verdict = inspect(files, checkpoint, aborted=aborted, check_crc=options.check_crc_on_recover, progress=progress)
+        verdict = inspect(files, checkpoint, ending=ending, check_crc=options.check_crc_on_recover, progress=progress)
         store = cls(options, fs, lock, now_ms, verdict)
         derived = store._derived(progress)
         derived_verdict = derived.judge(load_manifest(root, fs))
-        report(verdict, aborted)
-        if not aborted:
-            fs.close(fs.open(abort, create=True))
+        report(verdict, ending)
+        abort.make()
         fs.sync_directory(root)  # also for one that a process made and did not live to sync
         apply(verdict, files, root, now_ms())
+        abort.vouch(replica=options.broker_role is BrokerRole.SLAVE)
         derived.mend(derived_verdict)
         store._upkeep.floors = store._floors = derived.floors
         if derived.rebuilt:
@@ -233,7 +234,7 @@ class MessageStore:
                     self._write_pending()
                 self._upkeep.checkpoint(clean=True)
                 self._log.close()
-                self._fs.unlink(f"{self._root}/abort")
+                AbortFile(f"{self._root}/abort", self._fs).remove()
                 self._fs.sync_directory(self._root)
         except OSError as error:
             raise StoreError(f"{error.filename or self._root}: {error.strerror or error}") from error

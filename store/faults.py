@@ -150,6 +150,9 @@ class FaultyFiles(FileSystem):
         self._faults.check("flush")
         self._inner.sync_directory(path)
 
+    def cache_life(self, path: StrPath) -> str:
+        return self._inner.cache_life(path)
+
     def usage(self, path: StrPath) -> DiskUsage:
         return self._inner.usage(path)
 

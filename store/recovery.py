@@ -9,8 +9,9 @@ What the checkpoint vouches for is not read again. From there on:
 - Something else follows, and no good record behind it: a torn tail. It is cut off.
 - Good records follow behind the bad place. Then it matters how the bad place looks. Power loss forgets whole
   sectors, and what was never flushed there reads as zeros; then nothing behind it was promised to anybody, and
-  the log ends in front of it, so that what remains is always a prefix. Anything else is damage to what had been
-  written: it is reported, stays where it is, and the messages behind it are kept with their offsets.
+  the log ends in front of it, so that what remains is always a prefix. Anything else, and zeros where power was
+  not lost, is damage to what had been written: it is reported, stays where it is, and the messages behind it are
+  kept with their offsets.
 
 The official broker ends the log at the first bad byte in either case, whatever good messages follow.
 """
@@ -26,6 +27,7 @@ import msgspec
 import structlog
 
 from protocol.message import MAGIC_V1, MAGIC_V2, PREFIX_V4
+from store.abortfile import Ending
 from store.checkpoint import Checkpoint
 from store.files import FileSystem, sync_if_allowed
 from store.logfiles import LogFiles, find_record_in_files
@@ -110,7 +112,7 @@ def _vouched_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record
         return (vouched.offset, None) if vouched.offset == files.bases[0] else None
     if base not in files.sizes and base - files.file_size not in files.sizes:
         return None
-    scanner = Scanner(files.read, files.file_size, vouched.last_record, after_power_loss=True)
+    scanner = Scanner(files.read, files.file_size, vouched.last_record)
     records = scanner.next_records(1)
     if not records or records[0].physical_offset != vouched.last_record:
         return None
@@ -135,10 +137,10 @@ def scan_begin(files: LogFiles, checkpoint: Checkpoint) -> tuple[int, Record | N
 class _Inspection:
     """One pass over the part of the log that nobody vouches for."""
 
-    def __init__(self, files: LogFiles, begin: int, record: Record | None, trust_all: bool) -> None:
+    def __init__(self, files: LogFiles, begin: int, record: Record | None, ending: Ending) -> None:
         self.files = files
-        self.trust_all = trust_all
-        self.verdict = LogVerdict(list(files.bases), begin, begin, trust_all)
+        self.ending = ending
+        self.verdict = LogVerdict(list(files.bases), begin, begin, ending is Ending.CLOSED)
         if record is not None:
             self.verdict.last_record = record.physical_offset
             self.verdict.last_timestamp = record.store_timestamp
@@ -149,7 +151,7 @@ class _Inspection:
         total = sum(files.sizes[base] for base in files.bases if base + files.file_size > verdict.begin)
         at: int | None = verdict.begin
         while at is not None:
-            scanner = Scanner(files.read, files.file_size, at, check_crc=check_crc, after_power_loss=not self.trust_all)
+            scanner = Scanner(files.read, files.file_size, at, check_crc=check_crc, ending=self.ending)
             while records := scanner.next_records():
                 verdict.last_record = records[-1].physical_offset
                 verdict.last_timestamp = records[-1].store_timestamp
@@ -164,14 +166,14 @@ class _Inspection:
     def _behind(self, end: int, reason: str | None) -> int | None:
         """The records stop at ``end``: where they go on, or None if that is the end of the log."""
         files, verdict = self.files, self.verdict
-        rest = files.next_nonzero(end, glance=self.trust_all)
+        rest = files.next_nonzero(end, glance=self.ending is Ending.CLOSED)
         if rest is None:
             return None
         good = find_record_in_files(files, end + 1 if reason is not None else end)
         if good is None:
             self._cut(end, rest, reason or "bytes behind the end of the log")
             return None
-        if not self.trust_all and self._was_never_written(end, good):
+        if self.ending is Ending.UNKNOWN and self._was_never_written(end, good):
             self._cut(end, rest, f"{reason or 'a file is missing'}, as after a loss of power")
             return None
         why = reason or "a file is missing"
@@ -229,7 +231,7 @@ def inspect(
     files: LogFiles,
     checkpoint: Checkpoint,
     *,
-    aborted: bool,
+    ending: Ending,
     check_crc: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> LogVerdict:
@@ -237,9 +239,9 @@ def inspect(
     started = monotonic()
     begin, record, ours = scan_begin(files, checkpoint)
     vouched = checkpoint.vouched
-    closed = not aborted and vouched is not None and vouched.clean and vouched.offset == begin
-    # What an orderly stop left was flushed: nothing of it can have been forgotten by a loss of power.
-    verdict = _Inspection(files, begin, record, closed).run(check_crc, progress)
+    if ending is Ending.CLOSED and not (vouched is not None and vouched.clean and vouched.offset == begin):
+        ending = Ending.UNKNOWN  # official programs leave no word of how far they flushed
+    verdict = _Inspection(files, begin, record, ending).run(check_crc, progress)
     verdict.vouched = ours
     if verdict.end != begin:
         verdict.clean = False
@@ -247,13 +249,13 @@ def inspect(
     return verdict
 
 
-def report(verdict: LogVerdict, aborted: bool) -> None:
+def report(verdict: LogVerdict, ending: Ending) -> None:
     """Say what was found, before anything is changed."""
     length = verdict.end - verdict.begin
     log.info(
         "commitlog_inspected",
         clean=verdict.clean,
-        aborted=aborted,
+        ending=ending.value,
         begin=verdict.begin,
         end=verdict.end,
         records=verdict.records,

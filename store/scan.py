@@ -31,8 +31,10 @@ from protocol.message import (
     PREFIX_V4,
     PREFIXES,
 )
+from store.abortfile import Ending
 
 CHUNK: Final = 1 << 20
+PAGE: Final = 4096  # what a killed process leaves written whole or not at all
 SECTOR: Final = 512  # what a disk writes whole or not at all
 
 ReadLog = Callable[[int, int], bytes]
@@ -80,18 +82,18 @@ class Scanner:
         *,
         until: int | None = None,
         check_crc: bool = True,
-        after_power_loss: bool = False,
+        ending: Ending = Ending.CLOSED,
     ) -> None:
         """``until``: bytes from there on are not looked at; a record that crosses it ends the walk before it.
 
-        ``after_power_loss``: sectors may read as zeros. The CRC does not cover topic and properties, so a record
+        ``ending``: what may have become of the records. The CRC does not cover topic and properties, so a record
         can pass for good with its properties gone; such a one ends the walk.
         """
         self._read = read
         self._file_size = file_size
         self._until = until
         self._check_crc = check_crc
-        self._after_power_loss = after_power_loss
+        self._ending = ending
         self.offset = offset
         self.stop: Stop | None = None
         self.count = 0
@@ -162,11 +164,13 @@ class Scanner:
             if not isinstance(record, Record):
                 reason = record
                 break
-            if self._after_power_loss and (b"\0" in record.properties or b"\0" in record.topic):
-                lost = _has_lost_sector(data, position, total, record, begin % self._file_size)
-                if lost or self._ends_in_zeros(record):
-                    reason = "a part of topic or properties is gone"
-                    break
+            if (
+                self._ending is not Ending.CLOSED
+                and (b"\0" in record.properties or b"\0" in record.topic)
+                and self._lacks_a_part(data, position, record, begin % self._file_size)
+            ):
+                reason = "a part of topic or properties is gone"
+                break
             records.append(record)
             position += total
         self.offset = begin + position
@@ -174,6 +178,18 @@ class Scanner:
             self._end(reason)
         # A record that only began behind other ones is read again from its own begin.
         return wanted if position == 0 else 0
+
+    def _lacks_a_part(self, data: bytes, position: int, record: Record, shift: int) -> bool:
+        """Whether zeros of the text look like the end of a run rather than like something sent; data[0] at ``shift``
+        in its file."""
+        if self._ending is Ending.UNKNOWN and _has_lost_sector(data, position, record.size, record, shift):
+            return True
+        if self._ending is Ending.KILLED:
+            last = position + record.size - 1
+            page = max(position, last - (last + shift) % PAGE)
+            if page == position or any(data[page : last + 1]):
+                return False
+        return self._ends_in_zeros(record)
 
     def _ends_in_zeros(self, record: Record) -> bool:
         """Whether the log seems to have been cut inside this record: from its last bytes on it is zero."""

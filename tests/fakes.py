@@ -43,6 +43,7 @@ from zlib import crc32
 from store.files import DiskUsage, FileStatus, FileSystem, StrPath
 
 SECTOR = 512
+PAGE = 4096
 
 
 class PowerLost(BaseException):
@@ -145,8 +146,10 @@ class PowerLossFiles(FileSystem):
         self._next_fd = 1000
         self._locks: set[str] = set()
         self._clock_ns = 0
+        self._life = 0  # of the page cache
         self.capacity = capacity
         self.tear_inside_sectors = False
+        self.only_killed = False  # what ends the run at ``crash_at`` is the end of the process
         self.steps = 0
         self.trace = 0
         self.crash_at: int | None = None
@@ -205,12 +208,14 @@ class PowerLossFiles(FileSystem):
         """The disk as the next process finds it when only this one ended."""
         after = self._successor()
         after._directories = self._directories
+        after._life = self._life
         after.rng = self.rng
         return after
 
     def _successor(self) -> PowerLossFiles:
         after = PowerLossFiles(capacity=self.capacity)
         after.tear_inside_sectors = self.tear_inside_sectors
+        after._life = self._life + 1
         after._clock_ns = self._clock_ns
         after.trace = self.trace
         return after
@@ -301,10 +306,12 @@ class PowerLossFiles(FileSystem):
         lost = self._step("write", offset, content)
         if lost:
             # How far the copying into the page cache came. Where a page stands half copied, the drive gets it only
-            # with sectors that tear; the copying is done under the page's lock otherwise.
+            # with sectors that tear; the copying is done under the page's lock otherwise, and a killed process
+            # finishes its page.
+            unit = PAGE if self.only_killed else 1 if self.tear_inside_sectors else SECTOR
             cut = offset + self.rng.randint(0, len(content))
-            if not self.tear_inside_sectors and cut < offset + len(content):
-                cut = max(offset, cut - cut % SECTOR)
+            if cut < offset + len(content):
+                cut = max(offset, cut - cut % unit)
             content = content[: cut - offset]
         if self.capacity is not None and self._used() + len(content) > self.capacity:
             raise OSError(errno.ENOSPC, "no space left on device")
@@ -332,6 +339,9 @@ class PowerLossFiles(FileSystem):
         if offset + length > len(inode.data):
             inode.data.extend(bytes(offset + length - len(inode.data)))
             inode.sizes.append(offset + length)
+
+    def cache_life(self, path: StrPath) -> str:
+        return f"{self._life} {os.fspath(path)}"
 
     def truncate(self, fd: int, size: int) -> None:
         inode = self._writable(fd)

@@ -73,6 +73,7 @@ class Lives:
         disk.rng = rng
         returned = flushed = seen = len(self.sent)
         power = rng.random() < 0.7
+        disk.only_killed = not power
         if power or rng.random() < 0.5:
             disk.crash_at = disk.steps + rng.randint(1, 120)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from store.abortfile import Ending
 from store.checkpoint import NOTHING, CheckpointFile
 from store.engine import MessageStore
 from store.errors import StoreDamaged, StoreError, StoreLocked
@@ -41,6 +42,11 @@ def body(number: int) -> bytes:
 def fill(store: MessageStore, count: int = COUNT, first: int = 0) -> None:
     for number in range(first, first + count):
         store.append([message(body(number), key=f"k{number}", tag="A")])
+
+
+def lose_power(root: Path) -> None:
+    """From now on the directory looks as if the machine had been started anew."""
+    (root / "abort").write_bytes(b"")
 
 
 def log_file(root: Path, number: int = 0) -> Path:
@@ -172,6 +178,7 @@ def test_torn_tail_is_kept_aside_and_told(killed: Path, logs: list[structlog.typ
     places = record_places(killed)
     begin, end = places[-1]
     damage(log_file(killed), lambda data: data.__setitem__(slice(end - 5, end), b"\0" * 5))
+    lose_power(killed)
     before = log_file(killed).read_bytes()
     store = open_store(killed)
     (cut,) = store.verdict.cuts
@@ -191,7 +198,7 @@ def test_verdict_comes_before_any_change(killed: Path) -> None:
     damage(log_file(killed), lambda data: data.__setitem__(slice(900, 1000), b"x" * 100))
     before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
     files = LogFiles(str(killed / "commitlog"), FILE, FileSystem())
-    verdict = inspect(files, NOTHING, aborted=True)
+    verdict = inspect(files, NOTHING, ending=Ending.UNKNOWN)
     assert verdict.damages
     assert {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()} == before
 
@@ -367,7 +374,7 @@ def test_an_official_checkpoint_leads_to_a_file(tmp_path: Path) -> None:
         (tmp_path / "checkpoint").write_bytes(safe.to_bytes(8, "big") * 3 + bytes(4072))
         files = LogFiles(str(tmp_path / "commitlog"), FILE, FileSystem())
         checkpoint = CheckpointFile(str(tmp_path / "checkpoint"), FileSystem()).read(clock())
-        assert inspect(files, checkpoint, aborted=True).begin == begin
+        assert inspect(files, checkpoint, ending=Ending.UNKNOWN).begin == begin
 
 
 def test_a_store_of_other_file_sizes_is_refused(tmp_path: Path) -> None:
@@ -450,6 +457,7 @@ def test_cuts_over_several_files_are_all_kept(tmp_path: Path, logs: list[structl
     crash(store)
     before = [path.read_bytes() for path in sorted((tmp_path / "commitlog").iterdir())]
     damage(log_file(tmp_path), lambda data: data.__setitem__(slice(1024, 2048), bytes(1024)))
+    lose_power(tmp_path)
     store = open_store(tmp_path)
     found = bodies(store)
     assert found == [body(number) for number in range(len(found))]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.message import MAGIC_BLANK, RecordError, decode_record, encode_record
+from store.abortfile import Ending
 from store.scan import Record, Scanner, Stop, find_record, walk
 from tests.store.making import message
 
@@ -35,7 +36,7 @@ def reader(data: bytes, file_size: int = FILE) -> Callable[[int, int], bytes]:
     return read
 
 
-def scan(data: bytes, offset: int = 0, **how: bool | int) -> tuple[list[Record], Stop]:
+def scan(data: bytes, offset: int = 0, **how: Ending | int) -> tuple[list[Record], Stop]:
     scanner = Scanner(reader(data), FILE, offset, **how)  # type: ignore[arg-type]
     records: list[Record] = []
     while batch := scanner.next_records(3):
@@ -152,9 +153,9 @@ def test_a_lost_sector_in_the_properties(monkeypatch: pytest.MonkeyPatch) -> Non
     first_end = struct.unpack_from(">i", data)[0]
     data[512:first_end] = bytes(first_end - 512)
     assert len(scan(bytes(data))[0]) == 2
-    assert scan(bytes(data), after_power_loss=True) == ([], Stop(0, "a part of topic or properties is gone"))
+    assert scan(bytes(data), ending=Ending.UNKNOWN) == ([], Stop(0, "a part of topic or properties is gone"))
     data[512] = ord("k")
-    assert len(scan(bytes(data), after_power_loss=True)[0]) == 2
+    assert len(scan(bytes(data), ending=Ending.UNKNOWN)[0]) == 2
 
 
 def test_find_record_behind_damage() -> None:
