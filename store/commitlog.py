@@ -75,6 +75,7 @@ class CommitLog:
         self.file_size = file_size
         self.end_offset = 0
         self.poison_reason: str | None = None
+        self.poisoned: Callable[[], None] = lambda: None
         self._fs = fs
         self._first_queue_offset = first_queue_offset
         self._tags_codes = dict(tags_codes or {})
@@ -406,6 +407,7 @@ class CommitLog:
         """Take no more writes. The first reason stays."""
         if self.poison_reason is None:
             self.poison_reason = reason or "an earlier write failed"
+            self.poisoned()
 
     # --- read ----------------------------------------------------------------------------------------
 

@@ -67,10 +67,12 @@ class MessageStore:
         options: StoreOptions,
         fs: FileSystem,
         lock: DirectoryLock,
+        abort: AbortFile,
         now_ms: Callable[[], int],
         verdict: LogVerdict,
     ) -> None:
         self._lock = lock
+        self._abort = abort
         self._now_ms = now_ms
         self._fs = fs
         self._root = options.store_path_root_dir
@@ -103,6 +105,7 @@ class MessageStore:
             first_queue_offset=self._first_queue_offset,
             tags_codes={SCHEDULE_TOPIC: delays.due_code},
         )
+        self._log.poisoned = abort.distrust
         self._log.load(verdict.bases, verdict.end)
         self._flusher = Flusher(self._log, fs, verdict.end)
         self._dispatcher = Dispatcher(
@@ -182,19 +185,19 @@ class MessageStore:
         progress: Progress,
     ) -> MessageStore:
         root = options.store_path_root_dir
-        abort = AbortFile(f"{root}/abort", fs)
+        abort = AbortFile(root, options.store_path_commit_log, fs)
         ending = abort.ending()
         checkpoint = CheckpointFile(f"{root}/checkpoint", fs).read(now_ms())
         files = LogFiles(options.store_path_commit_log, options.mapped_file_size_commit_log, fs)
         verdict = inspect(files, checkpoint, ending=ending, check_crc=options.check_crc_on_recover, progress=progress)
-        store = cls(options, fs, lock, now_ms, verdict)
+        store = cls(options, fs, lock, abort, now_ms, verdict)
         derived = store._derived(progress)
         derived_verdict = derived.judge(load_manifest(root, fs))
         report(verdict, ending)
         abort.make()
         fs.sync_directory(root)  # also for one that a process made and did not live to sync
-        apply(verdict, files, root, now_ms())
-        abort.vouch(replica=options.broker_role is BrokerRole.SLAVE)
+        with abort.recovering(replica=options.broker_role is BrokerRole.SLAVE):
+            apply(verdict, files, root, now_ms())
         derived.mend(derived_verdict)
         store._upkeep.floors = store._floors = derived.floors
         if derived.rebuilt:
@@ -234,9 +237,10 @@ class MessageStore:
                     self._write_pending()
                 self._upkeep.checkpoint(clean=True)
                 self._log.close()
-                AbortFile(f"{self._root}/abort", self._fs).remove()
+                self._abort.remove()
                 self._fs.sync_directory(self._root)
         except OSError as error:
+            self._abort.distrust()
             raise StoreError(f"{error.filename or self._root}: {error.strerror or error}") from error
         finally:
             self._queues.close()
@@ -489,12 +493,8 @@ class MessageStore:
         self.damaged_reads += 1
         if physical_offset not in self._damaged_places and len(self._damaged_places) < 10_000:
             self._damaged_places.add(physical_offset)
-            log.error(
-                "damaged_record",
-                file=self._log.path(physical_offset),
-                offset=physical_offset,
-                reason=reason,
-            )
+            file = self._log.path(physical_offset)
+            log.error("damaged_record", file=file, offset=physical_offset, reason=reason)
 
     def _note_damaged_stop(self, stop: Stop, good: int | None) -> None:
         self._note_damaged(stop.offset, stop.reason or "")

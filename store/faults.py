@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
-from store.files import DiskUsage, FileStatus, FileSystem, StrPath
+from store.files import DiskUsage, FileIdentity, FileStatus, FileSystem, StrPath
 
 Point = Literal["open", "read", "write", "flush", "reserve", "rename", "truncate", "delete"]
 
@@ -150,8 +150,11 @@ class FaultyFiles(FileSystem):
         self._faults.check("flush")
         self._inner.sync_directory(path)
 
-    def cache_life(self, path: StrPath) -> str:
-        return self._inner.cache_life(path)
+    def identity(self, path: StrPath) -> FileIdentity:
+        return self._inner.identity(path)
+
+    def boot_id(self) -> str:
+        return self._inner.boot_id()
 
     def usage(self, path: StrPath) -> DiskUsage:
         return self._inner.usage(path)

@@ -38,6 +38,14 @@ class FileStatus(NamedTuple):
     is_directory: bool
 
 
+class FileIdentity(NamedTuple):
+    """Which file it is, and when its content or attributes were last changed; nobody can set that time."""
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
 class DiskUsage(NamedTuple):
     """Bytes used by anybody, and bytes an ordinary user could still write, on the file system of a path."""
 
@@ -221,22 +229,17 @@ class FileSystem:
         finally:
             os.close(fd)
 
-    def cache_life(self, path: StrPath) -> str:
-        """Names the file together with the life of the page cache in front of it; empty where that cannot be told.
+    def identity(self, path: StrPath) -> FileIdentity:
+        status = os.stat(path)
+        return FileIdentity(status.st_dev, status.st_ino, status.st_ctime_ns)
 
-        While it is the same, all that any process wrote can be read back. Another boot has another name, and so has
-        a copy of the file.
-        """
+    def boot_id(self) -> str:
+        """Another one after each start of the machine, and so of its page cache. OSError where that is not told."""
+        fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
         try:
-            fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
-        except OSError:
-            return ""
-        try:
-            boot = os.read(fd, 64).decode("ascii", "replace").strip()
+            return os.read(fd, 64).decode("ascii", "replace").strip()
         finally:
             os.close(fd)
-        status = os.stat(path)
-        return f"{boot} {status.st_dev} {status.st_ino}"
 
     def usage(self, path: StrPath) -> DiskUsage:
         figures = os.statvfs(path)

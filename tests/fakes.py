@@ -40,7 +40,7 @@ import os
 import random
 from zlib import crc32
 
-from store.files import DiskUsage, FileStatus, FileSystem, StrPath
+from store.files import DiskUsage, FileIdentity, FileStatus, FileSystem, StrPath
 
 SECTOR = 512
 PAGE = 4096
@@ -340,8 +340,13 @@ class PowerLossFiles(FileSystem):
             inode.data.extend(bytes(offset + length - len(inode.data)))
             inode.sizes.append(offset + length)
 
-    def cache_life(self, path: StrPath) -> str:
-        return f"{self._life} {os.fspath(path)}"
+    def identity(self, path: StrPath) -> FileIdentity:
+        if self._node(os.fspath(path)) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        return FileIdentity(0, crc32(os.fspath(path).encode()), 0)
+
+    def boot_id(self) -> str:
+        return str(self._life)
 
     def truncate(self, fd: int, size: int) -> None:
         inode = self._writable(fd)

@@ -3,62 +3,144 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from store.abortfile import AbortFile, Ending
+from store.errors import StoreError
+from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem
 from store.options import BrokerRole
-from tests.fakes import PowerLossFiles
+from tests.fakes import PowerLossFiles, PowerLost
 from tests.store.making import bodies, crash, message, open_store
 
 FILE = 8192
 LOG = f"/store/commitlog/{0:020d}"
 
 
-def abort_file(root: Path) -> AbortFile:
-    return AbortFile(str(root / "abort"), FileSystem())
+def store_directory(root: Path, fs: FileSystem | None = None) -> AbortFile:
+    """An open store as far as its abort file looks at it."""
+    (root / "commitlog").mkdir(parents=True)
+    (root / "lock").write_bytes(b"lock")
+    abort = AbortFile(str(root), str(root / "commitlog"), fs or FileSystem())
+    assert abort.ending() is Ending.CLOSED
+    abort.make()
+    return abort
+
+
+def vouch(abort: AbortFile, *, replica: bool = False) -> None:
+    with abort.recovering(replica=replica):
+        pass
 
 
 def test_what_the_file_tells(tmp_path: Path) -> None:
-    """Only a file that was made here, in this boot, tells of a killed process; official ones are empty or a pid."""
-    abort = abort_file(tmp_path)
-    assert abort.ending() is Ending.CLOSED
-    abort.make()
+    """Only a note of our own tells of a killed process; official files are empty or hold a process id."""
+    abort = store_directory(tmp_path / "store")
     assert abort.ending() is Ending.UNKNOWN
-    (tmp_path / "abort").write_bytes(b"12345" * 100)
+    (tmp_path / "store" / "abort").write_bytes(b"12345" * 100)
     assert abort.ending() is Ending.UNKNOWN
-    abort.vouch(replica=False)
-    assert abort.ending() is Ending.KILLED
-    abort.vouch(replica=True)
-    assert abort.ending() is Ending.KILLED_REPLICA
-    abort.make()
-    assert abort.ending() is Ending.KILLED_REPLICA
+    for replica, ending in ((False, Ending.KILLED), (True, Ending.KILLED_REPLICA)):
+        vouch(abort, replica=replica)
+        assert abort.ending() is ending
+        abort.make()
+        assert abort.ending() is ending
+    abort.distrust()
+    assert abort.ending() is Ending.UNKNOWN
     abort.remove()
     assert abort.ending() is Ending.CLOSED
 
 
-def test_a_copy_tells_nothing(tmp_path: Path) -> None:
-    """It may have been made while the store was written."""
-    abort = abort_file(tmp_path)
-    abort.make()
-    abort.vouch(replica=False)
-    (tmp_path / "copy").mkdir()
-    shutil.copy2(tmp_path / "abort", tmp_path / "copy")
-    assert abort_file(tmp_path / "copy").ending() is Ending.UNKNOWN
+def copied(root: Path) -> None:
+    """Put back from a copy that was made while the store was written."""
+    shutil.copytree(root, root.parent / "copy")
+    shutil.copytree(root.parent / "copy", root, dirs_exist_ok=True)
+
+
+def official_start(root: Path) -> None:
+    (root / "lock").write_bytes(b"lock")
+
+
+def other_commit_log(root: Path) -> None:
+    (root / "commitlog").rename(root.parent / "elsewhere")
+    (root / "commitlog").mkdir()
+
+
+def other_place(root: Path) -> None:
+    root.rename(root.parent / "moved")
+    shutil.copytree(root.parent / "moved", root)
+
+
+@pytest.mark.parametrize("change", [copied, official_start, other_commit_log, other_place])
+def test_a_note_that_something_contradicts(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """Copies, and directories that an official broker was started on, tell nothing."""
+    abort = store_directory(tmp_path / "store")
+    vouch(abort)
+    assert abort.ending() is Ending.KILLED
+    wait_until_clocks_differ(tmp_path / "store" / "lock")
+    change(tmp_path / "store")
+    assert abort.ending() is Ending.UNKNOWN
+
+
+def wait_until_clocks_differ(path: Path) -> None:
+    """A file's time has the kernel's resolution of some milliseconds."""
+    probe = path.with_name("probe")
+    while True:
+        probe.write_bytes(b"")
+        if probe.stat().st_ctime_ns > path.stat().st_ctime_ns:
+            probe.unlink()
+            return
 
 
 def test_no_boot_id(tmp_path: Path) -> None:
     """Where the system does not tell its boot, nothing is concluded."""
 
     class Nameless(FileSystem):
-        def cache_life(self, path: object) -> str:
-            return ""
+        def boot_id(self) -> str:
+            raise FileNotFoundError
 
-    abort = AbortFile(str(tmp_path / "abort"), Nameless())
-    abort.make()
-    abort.vouch(replica=False)
+    abort = store_directory(tmp_path / "store", Nameless())
+    vouch(abort)
+    assert abort.ending() is Ending.UNKNOWN
+
+
+@pytest.mark.parametrize("role", [BrokerRole.ASYNC_MASTER, BrokerRole.SLAVE])
+def test_starts_that_end_again(role: BrokerRole) -> None:
+    """No step of a start leaves the file empty or half written, in the same role or in another."""
+    files = PowerLossFiles()
+    store = open_store("/store", fs=files)
+    store.append([message(b"zeros", properties=b"K\x01" + bytes(1100) + b"end")])
+    steps = 0
+    while True:
+        steps += 1
+        disk = files.kill()
+        disk.only_killed = True
+        disk.crash_at = disk.steps + steps
+        with suppress(PowerLost):
+            again = open_store("/store", fs=disk, broker_role=role)
+            assert bodies(again) == [b"zeros"]
+            break
+    assert steps > 1
+
+
+@pytest.mark.parametrize("where", ["flush", "close", "recovery"])
+def test_a_failed_flush_takes_the_note_away(where: str) -> None:
+    """The system drops what it could not write: zeros are then what was forgotten."""
+    files, faults = PowerLossFiles(), Failpoints()
+    store = open_store("/store", fs=FaultyFiles(files, faults))
+    store.append([message(b"first")])
+    abort = AbortFile("/store", "/store/commitlog", files)
+    assert abort.ending() is Ending.KILLED
+    if where == "flush":
+        store.poison("flush failed")
+    else:
+        if where == "recovery":
+            crash(store)
+        faults.arm("flush", skip=1 if where == "recovery" else 0)
+        with pytest.raises(StoreError):
+            store.close() if where == "close" else open_store("/store", fs=FaultyFiles(files.kill(), faults))
     assert abort.ending() is Ending.UNKNOWN
 
 
