@@ -5,8 +5,9 @@ Owns a walk over the entries of all index files beside the walk over the log: bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from store.commitlog import Entry as LogEntry
 from store.findings import Findings
 from store.index import KeyIndex
 from store.indexfile import ENTRY, HEADER_SIZE, SLOT_SIZE, IndexFile, SlotTable
@@ -28,7 +29,7 @@ def entries(files: list[IndexFile]) -> Iterator[Entry]:
 
 
 class IndexChecker:
-    """Takes the place of ``KeyIndex`` under a ``Dispatcher``: every ``put`` is a demand."""
+    """Takes the place of ``KeyIndex`` under a ``Dispatcher``: every entry is a demand."""
 
     def __init__(
         self,
@@ -104,8 +105,13 @@ class IndexChecker:
 
     # All files with the log
 
-    def put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
-        """The log has this record with these keys."""
+    def put_all(self, entries: Iterable[LogEntry], store_timestamp: int) -> None:
+        """The log has these records with these keys."""
+        for topic, _, _, physical_offset, _, _, keys in entries:
+            if keys:
+                self._put(topic, keys, physical_offset, store_timestamp)
+
+    def _put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
         demanded = [self._hashes.slowly(topic, key) for key in keys]
         self.keys += len(demanded)
         self._skip_to(physical_offset)

@@ -9,8 +9,9 @@ difference counts only when the walk is over and the numbering did not begin aga
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
+from store.commitlog import Entry
 from store.consumequeue import ConsumeQueues
 from store.findings import Findings
 from store.queue import ConsumeQueue, Unit
@@ -41,7 +42,7 @@ class _Expected:
 
 
 class QueueChecker:
-    """Takes the place of ``ConsumeQueues`` under a ``Dispatcher``: every ``put`` is a demand."""
+    """Takes the place of ``ConsumeQueues`` under a ``Dispatcher``: every entry is a demand."""
 
     def __init__(
         self,
@@ -66,10 +67,15 @@ class QueueChecker:
         self.bad: set[tuple[str, int]] = set()  # queues that have to be made again
         self.units = 0
 
-    def put(
+    def put_all(self, entries: Iterable[Entry]) -> None:
+        """The log has these records."""
+        for topic, queue_id, queue_offset, physical_offset, size, tags_code, _ in entries:
+            if queue_offset >= 0:
+                self._put(topic, queue_id, queue_offset, physical_offset, size, tags_code)
+
+    def _put(
         self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
     ) -> None:
-        """The log has this record."""
         expected = self._expected.get((topic, queue_id))
         if expected is None:
             expected = self._expected[topic, queue_id] = _Expected(queue_offset)

@@ -33,13 +33,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import structlog
 
 from protocol.message import MIN_RECORD_BYTES
 from store.anomalies import Anomalies, Anomaly
+from store.commitlog import Entry
 from store.errors import StoreError
 from store.files import FileSystem
 from store.queue import Boundary, ConsumeQueue
@@ -150,38 +151,37 @@ class ConsumeQueues:
 
     # Putting units
 
-    def put(
-        self,
-        topic: str,
-        queue_id: int,
-        queue_offset: int,
-        physical_offset: int,
-        size: int,
-        tags_code: int,
-    ) -> None:
-        """Add a record to its queue; it is visible at once. Never fails for want of disk space.
+    def put_all(self, entries: Iterable[Entry]) -> None:
+        """Add records to their queues, in the order of the log; visible at once. Those without an offset have none.
 
-        HOT. Without a tail or with an unexpected offset the slow path decides (see the module's table), which
-        may read the queue: StoreError if that fails.
+        HOT. ``put`` for each, done in line where the queue has a tail and the record comes right behind it. Never fails
+        for want of disk space; StoreError, with the records in front added, if ``put`` cannot read a queue.
         """
-        queue = self._queues.get((topic, queue_id))
-        if (
-            queue is None
-            or queue_offset != queue.max_offset
-            or physical_offset < queue.max_physical_end
-            or (tail := queue.tail) is None
-        ):
-            self._put_slowly(topic, queue_id, queue_offset, physical_offset, size, tags_code)
-            return
-        units = tail.units
-        units += _pack_unit(physical_offset, size, tags_code)
-        queue.max_offset = queue_offset + 1
-        queue.max_physical_end = physical_offset + size
-        self._writer.pending_bytes += UNIT_SIZE
+        queues = self._queues
+        count = 0
+        for topic, queue_id, queue_offset, physical_offset, size, tags_code, _ in entries:
+            queue = queues.get((topic, queue_id))
+            if (
+                queue is not None
+                and queue_offset == queue.max_offset
+                and physical_offset >= queue.max_physical_end
+                and (tail := queue.tail) is not None
+            ):
+                units = tail.units
+                units += _pack_unit(physical_offset, size, tags_code)
+                queue.max_offset = queue_offset + 1
+                queue.max_physical_end = physical_offset + size
+                count += 1
+            elif queue_offset >= 0:
+                self._writer.pending_bytes += count * UNIT_SIZE
+                count = 0
+                self.put(topic, queue_id, queue_offset, physical_offset, size, tags_code)
+        self._writer.pending_bytes += count * UNIT_SIZE
 
-    def _put_slowly(
+    def put(
         self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
     ) -> None:
+        """Add a record to its queue, by the module's table. StoreError if the queue has to be read and cannot be."""
         queue = self.queue(topic, queue_id, create=True)
         assert queue is not None
         if queue_offset != queue.max_offset == queue.min_offset and physical_offset >= queue.max_physical_end:

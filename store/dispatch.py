@@ -4,13 +4,14 @@ Owns ``dispatched_offset``: below it every record is in its consume queue and in
 
 Two ways lead there and must give the same bytes. Messages of this broker are handed over from memory, at once or
 (SYNC_FLUSH) when they are flushed. Everything else (a slave's log, recovery, what memory could not hold) is read
-back from the log by ``Scanner``. Putting a record twice changes nothing, so a step that failed is simply repeated.
+back from the log: ordinary records in runs (``store.replay``), all others by ``Scanner``. Putting a record twice
+changes nothing, so a step that failed is simply repeated.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
@@ -18,8 +19,9 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 import structlog
 
-from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK, parse_properties, tags_code
+from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK
 from store.commitlog import NUMBERED, Entry
+from store.replay import keys_and_tags_code, ordinary_entries
 from store.scan import ReadLog, Record, Scanner, Stop, find_record
 
 log = structlog.get_logger(__name__)
@@ -30,6 +32,7 @@ _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_LEVEL_DIGITS: Final = 10  # of an int32; a level is text that somebody sent
 LONGEST: Final = 64 << 20  # a record that claims to end so far behind is not one that is still arriving
 CATCH_UP: Final = 512
+REPLAY_BYTES: Final = 256 << 10  # read at once; longer records are the scanner's
 MAX_HELD: Final = 65_536  # entries of unflushed messages that are kept in memory
 
 
@@ -84,46 +87,26 @@ class DelayLevels:
 class Queues(Protocol):
     """What dispatch needs of the consume queues."""
 
-    def put(
-        self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
-    ) -> None:
-        """Add a record to its queue."""
+    def put_all(self, entries: Iterable[Entry]) -> None:
+        """Add records to their queues, in the order of the log; those without a queue offset have none."""
 
 
 class Index(Protocol):
     """What dispatch needs of the key index."""
 
-    def put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
-        """Index a record under its keys."""
+    def put_all(self, entries: Sequence[Entry], store_timestamp: int) -> None:
+        """Index records under their keys, in the order of the log."""
 
 
 _STORE_TIMESTAMP: Final = attrgetter("store_timestamp")
-_TAGS: Final = "\x02TAGS\x01"
-_UNIQUE_KEY: Final = "\x02UNIQ_KEY\x01"
-_KEYS: Final = "\x02KEYS\x01"
-
-
-def _value(text: str, marker: str) -> str:
-    """One property that the text has: as ``parse_properties``, without parsing the others."""
-    begin = text.rfind(marker) + len(marker)
-    end = text.find("\x02", begin)
-    value = text[begin:] if end < 0 else text[begin:end]
-    # Of several pairs of one name the last counts that has a value.
-    return value or parse_properties(text).get(marker[1:-1], "")
 
 
 def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
-    """HOT. The entry of a record read back from the log."""
-    text = "\x02" + record.properties.decode("utf-8", "replace")
-    unique_key = _value(text, _UNIQUE_KEY) if _UNIQUE_KEY in text else ""
-    keys: tuple[str, ...] = (unique_key,) if unique_key else ()
-    if _KEYS in text:
-        keys += tuple([key for key in _value(text, _KEYS).split(" ") if key])
-    code: int | None = None
+    """The entry of a record read back from the log."""
+    keys, code = keys_and_tags_code("\x02" + record.properties.decode("utf-8", "replace"))
     if topic == SCHEDULE_TOPIC:
-        code = delays.due_code(record.properties, record.store_timestamp)
-    if code is None:
-        code = tags_code(_value(text, _TAGS)) if _TAGS in text else 0
+        due_code = delays.due_code(record.properties, record.store_timestamp)
+        code = code if due_code is None else due_code
     queue_offset = record.queue_offset
     kind = record.sys_flag & TRANSACTION_MASK
     if kind:
@@ -158,27 +141,18 @@ class Dispatcher:
         # (begin, end, store timestamp, entries) of appends that are not dispatched yet
         self._held: deque[tuple[int, int, int, list[Entry]]] = deque()
         self._held_count = 0
-        self._topics: dict[bytes, str] = {}
+        self._ordinary_topics: dict[bytes, str] = {}  # those whose queues hold nothing but tags codes
 
     @property
     def mark(self) -> Mark:
         """Where dispatch stands."""
         return Mark(self.dispatched_offset, self._last_record, self._last_timestamp)
 
-    def put(self, entries: Iterable[Entry], store_timestamp: int) -> None:
-        """HOT. Entries in the order of the log. StoreError if a derived file cannot be read or written."""
-        put_unit = self._queues.put
-        if self._index is None:
-            for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries:
-                if queue_offset >= 0:
-                    put_unit(topic, queue_id, queue_offset, physical_offset, size, code)
-            return
-        put_keys = self._index.put
-        for topic, queue_id, queue_offset, physical_offset, size, code, keys in entries:
-            if queue_offset >= 0:
-                put_unit(topic, queue_id, queue_offset, physical_offset, size, code)
-            if keys:
-                put_keys(topic, keys, physical_offset, store_timestamp)
+    def put(self, entries: Sequence[Entry], store_timestamp: int) -> None:
+        """Entries in the order of the log. StoreError if a derived file cannot be read or written."""
+        self._queues.put_all(entries)
+        if self._index is not None:
+            self._index.put_all(entries, store_timestamp)
 
     def put_appended(self, begin: int, end: int, entries: list[Entry], store_timestamp: int) -> None:
         """Messages that were just appended and may be seen at once. If that fails, a later ``step`` repeats it."""
@@ -216,12 +190,33 @@ class Dispatcher:
                 self._held_count -= len(entries)
                 arrivals += _arrivals(entries, store_timestamp)
                 self._reach(end, entries, store_timestamp)
-            elif not self._scan_step(limit, min(until, held[0][0]) if held else until, arrivals):
-                break
+            else:
+                scan_until = min(until, held[0][0]) if held else until
+                room = limit - len(arrivals)
+                if not self._replay_step(room, scan_until, arrivals) and not self._scan_step(
+                    room, scan_until, arrivals
+                ):
+                    break
         return arrivals
 
+    def _replay_step(self, limit: int, until: int, arrivals: list[Arrival]) -> bool:
+        """HOT. Dispatch ordinary records from the log. False: what comes next is none, or is not all there."""
+        begin = self.dispatched_offset
+        data = self._read(begin, min(REPLAY_BYTES, until - begin))
+        position = 0
+        while limit > 0:
+            run = ordinary_entries(data, position, begin + position, limit, self._ordinary_topics)
+            if not run.entries:
+                break
+            self.put(run.entries, run.store_timestamp)
+            arrivals += _arrivals(run.entries, run.store_timestamp)
+            self._reach(begin + run.end, run.entries, run.store_timestamp)
+            position = run.end
+            limit -= len(run.entries)
+        return position > 0
+
     def _scan_step(self, limit: int, until: int, arrivals: list[Arrival]) -> bool:
-        """Dispatch from the log. False: nothing more can be read for now."""
+        """Dispatch from the log whatever is there. False: nothing more can be read for now."""
         scanner = Scanner(self._read, self._file_size, self.dispatched_offset, until=until, check_crc=False)
         records = scanner.next_records(limit)
         for store_timestamp, together in groupby(records, _STORE_TIMESTAMP):
@@ -253,11 +248,13 @@ class Dispatcher:
         return entry
 
     def _topic(self, name: bytes) -> str:
-        topic = self._topics.get(name)
+        topic = self._ordinary_topics.get(name)
         if topic is None:
-            if len(self._topics) >= MAX_HELD:
-                self._topics.clear()
-            topic = self._topics[name] = name.decode("utf-8", "replace")
+            topic = name.decode("utf-8", "replace")
+            if topic != SCHEDULE_TOPIC:
+                if len(self._ordinary_topics) >= MAX_HELD:
+                    self._ordinary_topics.clear()
+                self._ordinary_topics[name] = topic
         return topic
 
     def restart_at(self, mark: Mark) -> None:

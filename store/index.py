@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from store.commitlog import Entry
 from store.errors import StoreError
 from store.files import FileSystem, OpenFile, OpenFiles
-from store.indexfile import ENTRY, MAX_SECONDS, PAGE_SLOTS, IndexFile
+from store.indexfile import ENTRY, MAX_SECONDS, PAGE_SLOTS, IndexFile, SlotTable
 from store.keyhash import PAIRS, POWERS, KeyHashes, key_hash
 from store.queuefiles import store_error
 
@@ -170,66 +171,83 @@ class KeyIndex:
     # Putting
 
     def put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
-        """Index a record under each key; nothing happens if the record is in the index already.
+        """As ``put_all``, one record."""
+        self.put_all(((topic, 0, 0, physical_offset, 0, 0, keys),), store_timestamp)
 
-        HOT. ``keys`` are without the topic; the topic is the one that the record is stored under. StoreError if
-        the slot table of a file from an earlier run cannot be read.
+    def put_all(self, entries: Sequence[Entry], store_timestamp: int) -> None:
+        """Index records with one store time under each of their keys, in the order of the log.
+
+        Nothing happens for a record that is in the index already. Keys are without the topic; the topic is the one that
+        the record is stored under. StoreError if the slot table of a file from an earlier run cannot be read.
         """
-        if physical_offset < self._next_offset or not keys:
-            return
+        needed = sum([len(entry[6]) for entry in entries])
         file = self._current
-        if file is None or (table := file.table) is None or file.count + len(keys) > file.capacity:
-            self._put_slowly(topic, keys, physical_offset, store_timestamp)
-            return
-        count = file.count
-        if count <= 1:
-            file.begin_timestamp, file.begin_offset = store_timestamp, physical_offset
+        if file is None or (table := file.table) is None or not 1 < file.count <= file.capacity - needed:
+            self._put_slowly(entries, store_timestamp)
+        elif needed:
+            self._append(file, table, entries, store_timestamp)
+
+    def _put_slowly(self, entries: Iterable[Entry], store_timestamp: int) -> None:
+        """A file has to be begun or its table read; a record's keys may end in two files, as in official ones."""
+        for topic, _, _, physical_offset, _, _, keys in entries:
+            next_offset = self._next_offset
+            if physical_offset < next_offset:
+                continue
+            for key in keys:
+                file = self._current
+                if file is None or file.full:
+                    file = self._begin_file()
+                table = file.open_table()
+                if file.count == 1:
+                    file.begin_timestamp, file.begin_offset = store_timestamp, physical_offset
+                self._next_offset = next_offset
+                self._append(file, table, ((topic, 0, 0, physical_offset, 0, 0, (key,)),), store_timestamp)
+
+    def _append(self, file: IndexFile, table: SlotTable, entries: Iterable[Entry], store_timestamp: int) -> None:
+        """HOT. The file has room and a begin."""
+        next_offset = self._next_offset
         seconds = (store_timestamp - file.begin_timestamp) // 1000
         if not 0 <= seconds <= MAX_SECONDS:
             seconds = 0 if seconds < 0 else MAX_SECONDS
         hashes = self._hashes
-        topic_hash = hashes.topics.get(topic)
-        if topic_hash is None:
-            topic_hash = hashes.topic(topic)
         heads = hashes.heads
         slots, dirty, slot_count = table.slots, table.dirty, self._slot_count
-        entries = file.tail.entries
-        used = file.used_slots
-        for key in keys:
-            try:
-                # Inline of KeyHashes.slowly for a unique key whose head is known.
-                hashed = (topic_hash * POWERS[len(key)] + heads[key[:-2]] + PAIRS[key[-2:]]) & 0xFFFFFFFF
-                if hashed > 0x7FFFFFFF:
-                    hashed = 0x100000000 - hashed
-                    if hashed == 0x80000000:
-                        hashed = 0
-            except KeyError:
-                hashed = hashes.slowly(topic, key)
-            slot = hashed % slot_count
-            previous = slots[slot]
-            entries += _pack_entry(hashed, physical_offset, seconds, previous)
-            slots[slot] = count
-            dirty[slot >> _PAGE_SHIFT] = 1
-            if not previous:
-                used += 1
-            count += 1
+        appended = file.tail.entries
+        used, count = file.used_slots, file.count
+        topic_hash, hashed_topic = 0, None
+        last = -1
+        for topic, _, _, physical_offset, _, _, keys in entries:
+            if physical_offset < next_offset or not keys:
+                continue
+            last = physical_offset
+            if topic is not hashed_topic:
+                topic_hash, hashed_topic = hashes.topic(topic), topic
+            for key in keys:
+                try:
+                    # Inline of KeyHashes.slowly for a unique key whose head is known.
+                    hashed = (topic_hash * POWERS[len(key)] + heads[key[:-2]] + PAIRS[key[-2:]]) & 0xFFFFFFFF
+                    if hashed > 0x7FFFFFFF:
+                        hashed = 0x100000000 - hashed
+                        if hashed == 0x80000000:
+                            hashed = 0
+                except KeyError:
+                    hashed = hashes.slowly(topic, key)
+                slot = hashed % slot_count
+                previous = slots[slot]
+                appended += _pack_entry(hashed, physical_offset, seconds, previous)
+                slots[slot] = count
+                dirty[slot >> _PAGE_SHIFT] = 1
+                if not previous:
+                    used += 1
+                count += 1
+        if last < 0:
+            return
         file.count = count
         file.used_slots = used
-        file.end_offset = physical_offset
+        file.end_offset = last
         file.end_timestamp = store_timestamp
         file.unsaved = True
-        self._next_offset = physical_offset + 1
-
-    def _put_slowly(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
-        """A file has to be begun or its table read; a record's keys may end in two files, as in official ones."""
-        next_offset = self._next_offset
-        for key in keys:
-            file = self._current
-            if file is None or file.full:
-                file = self._begin_file()
-            file.open_table()
-            self._next_offset = next_offset
-            self.put(topic, (key,), physical_offset, store_timestamp)
+        self._next_offset = last + 1
 
     def _begin_file(self) -> IndexFile:
         """A new file, in memory until it is written. Its header goes on where the last one ends."""

@@ -6,6 +6,7 @@ import random
 import struct
 import tempfile
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import construct
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from store.anomalies import Anomaly
+from store.commitlog import Entry
 from store.consumequeue import Boundary, ConsumeQueue, ConsumeQueues
 from store.errors import ColdRead, StoreError, StoreFull
 from store.faults import Failpoints, FaultyFiles
@@ -86,6 +88,64 @@ class TestUnit:
     def test_the_twin_writes_what_the_declaration_writes(self, offset: int, size: int, tags_code: int) -> None:
         fields = {"physical_offset": offset, "size": size, "tags_code": tags_code}
         assert UNIT.pack(offset, size, tags_code) == QUEUE_UNIT.build(fields)
+
+
+@st.composite
+def puts(draw: st.DrawFn) -> list[Entry]:
+    """Records of a log in its order, mostly each behind the one before in its queue."""
+    entries: list[Entry] = []
+    ends: dict[tuple[str, int], int] = {}
+    physical = 0
+    for _ in range(draw(st.integers(1, 30))):
+        queue = draw(st.sampled_from([("A", 0), ("A", 1), ("B", 0)]))
+        offset = max(-1, ends.get(queue, 0) + draw(st.sampled_from([0, 0, 0, 0, 0, 0, -1, 1, 3])))
+        ends[queue] = max(ends.get(queue, 0), offset + 1)
+        size = draw(st.integers(91, 95))
+        entries.append((*queue, offset, physical, size, -physical, ()))
+        physical += size
+    return entries
+
+
+@given(puts(), st.lists(st.integers(0, 30), max_size=4), st.booleans())
+def test_putting_many_is_putting_each(entries: list[Entry], cuts: list[int], again: bool) -> None:
+    """In portions of any size, with gaps, replays and records without a place; and everything a second time."""
+    portions = [entries[begin:end] for begin, end in pairwise(sorted({0, len(entries), *cuts})) if entries[begin:end]]
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        single, many = open_queues(one), open_queues(other)
+        for _ in range(1 + again):
+            for portion in portions:
+                many.put_all(portion)
+                for entry in portion:
+                    if entry[2] >= 0:
+                        single.put(*entry[:6])
+                assert many.pending_bytes == single.pending_bytes
+                if again:
+                    many.write_pending(1)
+                    single.write_pending(1)
+        assert many.anomalies.noted == single.anomalies.noted
+        assert [queue.name for queue in many] == [queue.name for queue in single]
+        for one_queue, other_queue in zip(many, single, strict=True):
+            assert units_of(one_queue) == units_of(other_queue)
+            assert one_queue.max_physical_end == other_queue.max_physical_end
+
+
+def test_what_stands_in_front_of_a_failure_is_put(tmp_path: Path) -> None:
+    """A queue that has to be read and cannot be ends a portion; the rest may come again."""
+    queues = open_queues(tmp_path)
+    fill(queues, 3, topic="A")
+    fill(queues, 3, topic="B")
+    queues.flush()
+    faults = Failpoints()
+    queues = open_queues(tmp_path, FaultyFiles(Unsynced(), faults))
+    queues.load()
+    queues.put(*("A", 0, 3, 300, RECORD, 0))
+    faults.arm("read")
+    with pytest.raises(StoreError):
+        queues.put_all(
+            [("A", 0, 4, 400, RECORD, 0, ()), ("B", 0, 1, 500, RECORD, 0, ()), ("A", 0, 5, 600, RECORD, 0, ())]
+        )
+    assert queues.pending_bytes == 2 * UNIT_SIZE
+    assert [(queue.topic, queue.max_offset) for queue in queues] == [("A", 5), ("B", 3)]
 
 
 class TestPut:
@@ -209,9 +269,7 @@ class TestUnexpectedOffsets:
         assert queues.anomalies.noted == [Anomaly("conflict", "T", 0, 2, 5, 900, RECORD)]
 
     @pytest.mark.parametrize("written", [False, True])
-    def test_a_later_record_with_offset_0_is_of_a_topic_that_was_made_anew(
-        self, tmp_path: Path, written: bool
-    ) -> None:
+    def test_a_later_record_with_offset_0_is_of_a_topic_that_was_made_anew(self, tmp_path: Path, written: bool) -> None:
         queues = open_queues(tmp_path)
         old = fill(queues, 5)
         if written:

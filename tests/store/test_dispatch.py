@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.message import NewMessage, format_properties, java_hash, parse_properties
-from store.commitlog import CommitLog
+from store.commitlog import CommitLog, Entry
 from store.dispatch import MAX_HELD, SCHEDULE_TOPIC, DelayLevels, Dispatcher, Mark, derive
 from store.errors import StoreError
 from store.files import FileSystem
@@ -34,19 +35,17 @@ class Recorder:
         def __init__(self, keys: list[Put]) -> None:
             self._keys = keys
 
-        def put(self, topic: str, keys: tuple[str, ...], physical_offset: int, store_timestamp: int) -> None:
-            self._keys.append((topic, keys, physical_offset, store_timestamp))
+        def put_all(self, entries: Iterable[Entry], store_timestamp: int) -> None:
+            self._keys += [(entry[0], entry[6], entry[3], store_timestamp) for entry in entries if entry[6]]
 
     @property
     def index(self) -> _Keys:
         return self._Keys(self.keys)
 
-    def put(
-        self, topic: str, queue_id: int, queue_offset: int, physical_offset: int, size: int, tags_code: int
-    ) -> None:
+    def put_all(self, entries: Iterable[Entry]) -> None:
         if self.fail:
             raise StoreError("cannot be written")
-        self.units.append((topic, queue_id, queue_offset, physical_offset, size, tags_code))
+        self.units += [entry[:6] for entry in entries if entry[2] >= 0]
 
 
 class Bench:

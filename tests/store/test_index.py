@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from store.commitlog import Entry
 from store.errors import StoreError, StoreFull
 from store.faults import Failpoints, FaultyFiles
 from store.files import FileSystem
@@ -617,6 +618,34 @@ class TestSlotTable:
         for first, data in runs:
             again.fill(first, data)
         assert {n: value for n, value in enumerate(again.slots) if value} == values
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", "Aa", "BB", *(f"{n:032X}" for n in range(4))]), max_size=3), max_size=30
+    ),
+    st.lists(st.integers(0, 30), max_size=4),
+    st.sampled_from(["T", "U"]),
+)
+def test_putting_many_is_putting_each(keys: list[list[str]], cuts: list[int], topic: str) -> None:
+    """In portions of any size, over several files, and everything a second time."""
+    entries: list[Entry] = [
+        (topic if n % 3 else "T", 0, n, n * 100, 100, 0, tuple(each)) for n, each in enumerate(keys)
+    ]
+    portions = [entries[begin:end] for begin, end in pairwise(sorted({0, len(entries), *cuts})) if entries[begin:end]]
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        single, many = make(one, slots=11, entries=9), make(other, slots=11, entries=9)
+        for portion in portions:
+            for _ in range(2):
+                many.put_all(portion, portion[0][2] * 700)
+                for entry in portion:
+                    single.put(entry[0], entry[6], entry[3], portion[0][2] * 700)
+        assert many.next_offset == single.next_offset
+        many.flush()
+        single.flush()
+        assert [Path(file.path).read_bytes() for file in many.files] == [
+            Path(file.path).read_bytes() for file in single.files
+        ]
 
 
 class IndexModel(RuleBasedStateMachine):
