@@ -8,8 +8,11 @@ Streams that are not plain sockets (TLS, memory) work as well, in Trio's way.
 """
 
 import os
+from ipaddress import ip_address
 
 import trio
+
+IP_FAMILIES = (trio.socket.AF_INET, trio.socket.AF_INET6)
 
 
 def send_now(stream: trio.abc.Stream, data: bytes) -> int:
@@ -56,6 +59,17 @@ async def receive(stream: trio.abc.Stream, max_bytes: int) -> bytes:
         await trio.lowlevel.wait_readable(stream.socket)
         data = receive_now(stream, max_bytes)
     return data
+
+
+def is_within_machine(stream: trio.abc.Stream) -> bool:
+    """Whether the peer of a TCP connection is a process of this machine, as far as addresses tell."""
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family not in IP_FAMILIES:
+        return False
+    try:
+        own, peer = stream.socket.getsockname()[0], stream.socket.getpeername()[0]
+    except OSError:
+        return False
+    return bool(own == peer or ip_address(peer).is_loopback)
 
 
 def _broken(error: OSError) -> trio.BrokenResourceError:

@@ -6,11 +6,15 @@ listener takes the slave's reports; the watcher sends heartbeats while nothing i
 is silent or takes no bytes for haHousekeepingInterval. What makes this cheap under load: one read of the page cache and
 one write for everything that one read of a producer's socket brought, nothing per message.
 
+A producer's wait for a slave on this machine can become a wait for this process: the kernel likes to put the slave
+behind it, on its processor, even if another one is free. So a SYNC_MASTER gives way to such a slave after each push.
+
 Bounds: reads and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that a slave that catches up
 does not hold up clients; transfers are of haTransferBatchSize at most, and never cross a file.
 """
 
 import math
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NoReturn
@@ -19,12 +23,12 @@ import trio
 
 from gateway.ha.parts import LogStorage
 from gateway.ha.progress import Replica, ReplicaProgress, ReportRefused
-from gateway.streams import receive, receive_now, send_now
+from gateway.streams import is_within_machine, receive, receive_now, send_now
 from gateway.watermark import Waiter
 from protocol.errors import FrameError
 from protocol.ha import REPORT_BYTES, ReportDecoder, encode_transfer_header
 from store.errors import OffsetOutOfRange
-from store.options import StoreOptions
+from store.options import BrokerRole, StoreOptions
 
 CHUNK_BYTES = 256 << 10
 READ_BYTES = 4096
@@ -40,6 +44,7 @@ class SlaveLink:
     ) -> None:
         self.replica: Replica | None = None
         self._stream = stream
+        self._is_local = is_within_machine(stream)
         self._storage = storage
         self._progress = progress
         self._options = options
@@ -176,6 +181,8 @@ class SlaveLink:
             if self._beat is None:
                 frames = self._frames(replica, self._storage.store.read_raw(replica.sent, CHUNK_BYTES))
                 taken = send_now(self._stream, frames)
+                if self._is_local and self._options.broker_role is BrokerRole.SYNC_MASTER:
+                    os.sched_yield()
         except (trio.BrokenResourceError, OffsetOutOfRange, OSError):
             pass  # the sender meets the same, and ends the link
         self._unsent = frames[taken:]

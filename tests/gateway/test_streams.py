@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import memory_stream_pair
 
-from gateway.streams import receive, receive_now, send_now
+from gateway.streams import is_within_machine, receive, receive_now, send_now
 
 
 def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
@@ -158,3 +158,28 @@ async def test_other_streams_give_nothing_at_once_and_everything_later() -> None
     await theirs.send_all(b"x")
     assert receive_now(ours, 100) is None
     assert await receive(ours, 100) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("host", "listening"), [("127.0.0.1", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1")]
+)
+async def test_a_peer_on_this_machine_is_known(host: str, listening: str) -> None:
+    try:
+        (listener,) = await trio.open_tcp_listeners(0, host=listening)
+    except OSError as error:
+        pytest.skip(f"no {listening} here: {error}")
+    async with listener:
+        theirs = await trio.open_tcp_stream(host, listener.socket.getsockname()[1])
+        ours = await listener.accept()
+        assert is_within_machine(ours)
+        assert is_within_machine(theirs)
+        await theirs.aclose()
+        await ours.aclose()
+        assert not is_within_machine(ours)
+
+
+async def test_other_streams_may_lead_anywhere() -> None:
+    ours, theirs = socket_pair()
+    async with ours, theirs:
+        assert not is_within_machine(ours)
+    assert not is_within_machine(memory_stream_pair()[0])

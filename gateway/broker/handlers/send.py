@@ -18,7 +18,7 @@ from protocol.message import NewMessage
 from protocol.requests.send import SendMessage, SendMessageV2, batch_header
 from store.errors import StoreError
 
-OVERLAPPED_REQUESTS = 36  # so many become two appends on a SYNC_MASTER: its slave works on one during the other
+OVERLAPPED_REQUESTS = 48  # so many become two appends on a SYNC_MASTER, lest all producers wait at one time
 
 routes = Routes()
 

@@ -91,7 +91,7 @@ class Node:
 
 @asynccontextmanager
 async def master_at(folder: Path, **changes: object) -> AsyncIterator[tuple[Node, HaMaster, int]]:
-    node = Node(folder, BrokerRole.SYNC_MASTER, **changes)
+    node = Node(folder, **{"role": BrokerRole.SYNC_MASTER, **changes})  # type: ignore[arg-type]
     ha = HaMaster(node.storage, node.options, Identity(CLUSTER, BROKER))
     node.storage.replicas = ha.progress
     listeners = await open_listeners(0, "127.0.0.1")
@@ -156,6 +156,31 @@ async def test_a_slave_follows_over_many_files_and_after_a_restart(tmp_path: Pat
                     await caught_up(master, slave)
                     assert len(slave.arrived) >= 400 * run
                 master.storage.append(new_messages(50))  # while the slave is away
+
+
+@pytest.mark.parametrize(
+    ("role", "pushes"), [(BrokerRole.SYNC_MASTER, [1, 2, 3]), (BrokerRole.ASYNC_MASTER, [0, 0, 0])]
+)
+async def test_a_sync_master_gives_way_to_a_slave_beside_it(
+    tmp_path: Path, role: BrokerRole, pushes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the slave need not wait for the master's processor; once for each push."""
+    given_way: list[int] = []
+    monkeypatch.setattr("gateway.ha.link.os.sched_yield", lambda: given_way.append(1))
+    with trio.fail_after(SECONDS):
+        async with (
+            master_at(tmp_path / "master", role=role) as (master, ha, port),
+            slave_at(tmp_path / "slave", ha, port) as slave,
+        ):
+            master.storage.append(new_messages(1))
+            await caught_up(master, slave)
+            given_way.clear()
+            counts = []
+            for _ in range(3):
+                await confirmed(master, 1)
+                await caught_up(master, slave)
+                counts.append(len(given_way))
+            assert counts == pushes
 
 
 @pytest.mark.parametrize("whole_log", [True, False])
