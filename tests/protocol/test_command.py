@@ -100,7 +100,7 @@ def test_random_headers_are_refused_or_read(serialize_type: int, header: bytes) 
         (b'{"code":99999999999}', "code"),
         (b'{"code":10,"extFields":' + b'{"a":' * 100_000, "JSON"),
         (b"[" * 100_000, "JSON"),
-        (b'{"code":310,"extFields":{"a":"\xff"}}', "utf-8"),
+        (b'{"code":310,"extFields":{"a":"\xff"}}', "(?i)utf-8"),
         (b'{"code":310,"extFields":{"a":' + b"[" * 100_000, "recursion"),
     ],
 )
