@@ -76,20 +76,27 @@ class Metrics:
 
     def messages_stored(self, messages: "Iterable[NewMessage]") -> int:
         """These messages are in the log (their `size` is set). Returns their bytes together."""
-        stored, sizes = self.stored, self._sizes
-        before = sizes[1]
+        sizes = self._sizes
+        topic: str | None = None
+        row: list[int] = []
+        total = small = count = 0
         for message in messages:
+            if message.topic is not topic:
+                topic = message.topic
+                row = self.stored.get(topic) or _new_row(self.stored, topic, OVERFLOW, 2)
             size = message.size
-            try:
-                row = stored[message.topic]
-            except KeyError:
-                row = _new_row(stored, message.topic, OVERFLOW, 2)
             row[0] += 1
             row[1] += size
-            sizes[0] += 1
-            sizes[1] += size
-            sizes[2 if size <= _SMALLEST_SIZE else 2 + bisect_left(SIZE_BOUNDS_BYTES, size)] += 1
-        return sizes[1] - before
+            count += 1
+            total += size
+            if size <= _SMALLEST_SIZE:
+                small += 1
+            else:
+                sizes[2 + bisect_left(SIZE_BOUNDS_BYTES, size)] += 1
+        sizes[0] += count
+        sizes[1] += total
+        sizes[2] += small
+        return total
 
     def messages_delivered(self, topic: str, group: str, count: int, size: int) -> None:
         """One pull answer carries `count` messages of `size` bytes together."""

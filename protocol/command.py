@@ -9,7 +9,7 @@ decoded straight into its typed header; its extFields are then only read if some
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -167,11 +167,10 @@ def encode(command: Command) -> bytes:
 
 def decode(serialize_type: int, header: bytes, body: bytes) -> Command:
     """The command in one frame; raises FrameError if its header cannot be read."""
-    if serialize_type == SerializeType.JSON:
-        return _decode_json(header, body)
-    if serialize_type == SerializeType.ROCKETMQ:
-        return _decode_rocketmq(header, body)
-    raise FrameError(f"unknown header serialization {serialize_type}; 0 is JSON, 1 is ROCKETMQ")
+    decoder = HEADER_DECODERS.get(serialize_type)
+    if decoder is None:
+        raise FrameError(f"unknown header serialization {serialize_type}; 0 is JSON, 1 is ROCKETMQ")
+    return decoder(header, body)
 
 
 # ---- JSON
@@ -201,6 +200,7 @@ _send_header = msgspec.json.Decoder(_JsonSendHeader, strict=False)
 _SEND_PREFIX = f'{{"code":{RequestCode.SEND_MESSAGE_V2.value},'.encode()
 _LANGUAGES: dict[str | int | None, int] = {language.name: language.value for language in LanguageCode}
 _LANGUAGES |= {language.value: language.value for language in LanguageCode}
+_OTHER = LanguageCode.OTHER.value
 _JSON = SerializeType.JSON
 _json_encoder = msgspec.json.Encoder()
 
@@ -212,7 +212,7 @@ def _decode_json(data: bytes, body: bytes) -> Command:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # the general path finds the words for what is wrong
         else:
-            language = _LANGUAGES.get(send.language, LanguageCode.OTHER)
+            language = _LANGUAGES.get(send.language, _OTHER)
             return Command(
                 send.code,
                 send.opaque,
@@ -239,7 +239,7 @@ def _decode_json(data: bytes, body: bytes) -> Command:
         body=body,
         remark=header.remark,
         version=header.version,
-        language=_LANGUAGES.get(header.language, LanguageCode.OTHER),
+        language=_LANGUAGES.get(header.language, _OTHER),
     )
 
 
@@ -381,3 +381,10 @@ def _encode_rocketmq(command: Command) -> bytes:
 def _ext_entry(name: str, value: str) -> bytes:
     key, text = name.encode(), value.encode()
     return b"".join((_KEY_LENGTH.pack(len(key)), key, _EXT_LENGTH.pack(len(text)), text))
+
+
+HEADER_DECODERS: Mapping[int, Callable[[bytes, bytes], Command]] = {
+    SerializeType.JSON.value: _decode_json,
+    SerializeType.ROCKETMQ.value: _decode_rocketmq,
+}
+"""What reads a header, by the number in front of it."""

@@ -1,15 +1,20 @@
 """The answer to a stored message: the reply that is written most often, from a template.
 
-`SendReplyEncoder.encode` is a twin of `protocol.command.encode` for a `SendMessageReply` with code 0. It gives the
+`SendReplyEncoder.encode_all` is a twin of `protocol.command.encode` for a `SendMessageReply` with code 0. It gives the
 same bytes in a third of the time, because only four values change from one reply to the next.
 """
 
 import struct
+from collections.abc import Iterable
 
-from protocol.codes import FLAG_RESPONSE, VERSION, SerializeType
+from protocol.codes import FLAG_ONEWAY, FLAG_RESPONSE, VERSION, SerializeType
 from protocol.command import OWN_LANGUAGE, Command, encode
 from protocol.requests.send import SendMessageReply
 
+Stored = tuple[Command, str, int, int]
+"""A request whose messages are in the log, and what its answer says: message id, queue id, queue offset."""
+
+_JSON = SerializeType.JSON
 _JSON_LENGTHS = struct.Struct(">ii")
 _ROCKETMQ_START = struct.Struct(">iihBhiiii")  # lengths, the fixed part of the header, length of extFields
 
@@ -44,11 +49,22 @@ class SendReplyEncoder:
             trace_on=self._trace_on,
         )
 
-    def encode(self, request: Command, message_id: str, queue_id: int, queue_offset: int) -> bytes:
-        """The frame that tells the sender of `request` where its message stands."""
-        if request.serialize_type is SerializeType.JSON:
-            header = (self._json % (message_id, queue_id, queue_offset, request.opaque)).encode()
-            return _JSON_LENGTHS.pack(4 + len(header), len(header)) + header
+    def encode_all(self, stored: Iterable[Stored]) -> list[bytes]:
+        """HOT. The frames that tell the senders where their messages stand; one-way requests get none."""
+        json, lengths = self._json, _JSON_LENGTHS.pack
+        frames = []
+        for request, message_id, queue_id, queue_offset in stored:
+            if request.flag & FLAG_ONEWAY:
+                continue
+            if request.serialize_type is _JSON:
+                header = (json % (message_id, queue_id, queue_offset, request.opaque)).encode()
+                size = len(header)
+                frames.append(lengths(4 + size, size) + header)
+            else:
+                frames.append(self._encode_rocketmq(request, message_id, queue_id, queue_offset))
+        return frames
+
+    def _encode_rocketmq(self, request: Command, message_id: str, queue_id: int, queue_offset: int) -> bytes:
         queue, offset = b"%d" % queue_id, b"%d" % queue_offset
         length = len(message_id).to_bytes(4, "big")
         ext = self._ext % (length, message_id.encode(), len(queue), queue, len(offset), offset)

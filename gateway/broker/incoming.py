@@ -50,6 +50,8 @@ ILLEGAL_MESSAGE = (
     "msg body length limit {body} bytes, msg properties length limit 32767 bytes."
 )
 
+_NO_HOST_FLAGS = ~HOST_FLAGS
+
 BATCH_GROWTH = 4
 """How much more than maxMessageSize a batch may take in the log. A request of 22 bytes per message would otherwise
 become ten times as much, or, as each message gets the request's properties too, a thousand times."""
@@ -94,16 +96,17 @@ class IncomingMessages:
         config = self._topics.get(topic)
         if config is None or self._is_slave or topic[0] == "%" or topic in names.SEND_FORBIDDEN_TOPICS:
             config = self._check(header, config)
+        topic = config.topic_name  # one text for all messages of a topic: what comes later hashes and compares it
         queue_id = header.queue_id
         if not 0 <= queue_id < config.write_queue_nums:
             queue_id = self._choose_queue(queue_id, config)
         body = command.body
         properties, wait = self._properties(header.properties)
         text = "\x02".join([f"{name}\x01{value}" for name, value in properties.items()]).encode()
-        if len(body) > self._max_body or len(text) > MAX_PROPERTIES_BYTES:
+        if len(body) > self._store_options.max_message_size or len(text) > MAX_PROPERTIES_BYTES:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
         tags = properties.get("TAGS")
-        sys_flag = header.sys_flag & ~HOST_FLAGS | self._store_host_flag
+        sys_flag = header.sys_flag & _NO_HOST_FLAGS | self._store_host_flag
         if len(connection.peer_host) > 8:
             sys_flag |= BORN_HOST_V6
         if config.topic_filter_type == "MULTI_TAG":

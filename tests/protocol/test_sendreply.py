@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codes import SerializeType
+from protocol.codes import FLAG_ONEWAY, SerializeType
 from protocol.command import Command, encode, response
 from protocol.sendreply import SendReplyEncoder
 
@@ -31,4 +31,11 @@ def test_equals_the_general_encoder(
     request = Command(310, opaque, serialize_type=serialize_type)
     message_id = ",".join(each.hex().upper() for each in ids)
     expected = encode(response(request, header=encoder.header(message_id, queue_id, queue_offset)))
-    assert expected == encoder.encode(request, message_id, queue_id, queue_offset)
+    assert encoder.encode_all([(request, message_id, queue_id, queue_offset)]) == [expected]
+
+
+def test_one_way_requests_get_none() -> None:
+    encoder = SendReplyEncoder("DefaultRegion", True)
+    requests = [Command(310, opaque, flag=flag) for opaque, flag in ((1, 0), (2, FLAG_ONEWAY), (3, 0))]
+    (first, last) = encoder.encode_all([(request, "ID", 0, request.opaque) for request in requests])
+    assert (b'"opaque":1,' in first, b'"opaque":3,' in last) == (True, True)

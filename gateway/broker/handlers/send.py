@@ -16,21 +16,19 @@ from protocol.command import Command, encode, response
 from protocol.errors import RemoteProtocolError
 from protocol.message import NewMessage
 from protocol.requests.send import SendMessage, SendMessageV2, batch_header
+from protocol.sendreply import Stored
 from store.errors import StoreError
 
 OVERLAPPED_REQUESTS = 48  # so many become two appends on a SYNC_MASTER, lest all producers wait at one time
 
 routes = Routes()
 
+_BATCH_CODE = RequestCode.SEND_BATCH_MESSAGE.value
 _REMARKS = {
     ResponseCode.FLUSH_DISK_TIMEOUT: "stored, but not flushed in time: FLUSH_DISK_TIMEOUT",
     ResponseCode.SLAVE_NOT_AVAILABLE: "stored, but no slave is within reach: SLAVE_NOT_AVAILABLE",
     ResponseCode.FLUSH_SLAVE_TIMEOUT: "stored, but not replicated in time: FLUSH_SLAVE_TIMEOUT",
 }
-
-
-Stored = tuple[Command, str, int, int]
-"""A request whose messages are in the log, and what its answer says: message id, queue id, queue offset."""
 
 
 @routes.handle_batch(RequestCode.SEND_MESSAGE, RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE)
@@ -56,7 +54,7 @@ def _send(broker: Broker, connection: Connection, commands: list[Command], start
             header = command.header if type(command.header) is SendMessageV2 else _header(command)
             if is_guarded:
                 incoming.check_writable(header.topic)
-            if header.batch or command.code == RequestCode.SEND_BATCH_MESSAGE:
+            if header.batch or command.code == _BATCH_CODE:
                 batch = incoming.accept_batch(header, command, connection)
                 _append(broker, connection, requests, messages, started)
                 requests, messages = [], []
@@ -147,7 +145,7 @@ def _answer_later(broker: Broker, connection: Connection, stored: list[Stored], 
         return
     for each in stored:
         each[0].body = b""  # a slow flush must not keep the bodies
-    answers = _answers(broker, stored)  # while nothing else can be done for them
+    answers = broker.send_replies.encode_all(stored)  # while nothing else can be done for them
 
     def told(code: ResponseCode) -> None:
         connection.end_waiting()
@@ -178,14 +176,9 @@ def _answer_unconfirmed(
 
 def _answer(broker: Broker, connection: Connection, stored: list[Stored], started: float) -> None:
     if stored:
-        connection.post(*_answers(broker, stored))  # the receive loop sends it with all that this read asked for
+        # The receive loop sends it with all that this read asked for.
+        connection.post(*broker.send_replies.encode_all(stored))
         _note_answered(broker, stored, started)
-
-
-def _answers(broker: Broker, stored: list[Stored]) -> list[bytes]:
-    """What leaves if all went well: nothing for one-way requests."""
-    encode_reply = broker.send_replies.encode
-    return [encode_reply(*each) for each in stored if not each[0].flag & FLAG_ONEWAY]
 
 
 def _note_answered(broker: Broker, stored: list[Stored], started: float) -> None:
