@@ -214,18 +214,23 @@ class KeyIndex:
         slots, dirty, slot_count = table.slots, table.dirty, self._slot_count
         appended = file.tail.entries
         used, count = file.used_slots, file.count
-        topic_hash, hashed_topic = 0, None
+        topic_hash = base = 0
+        hashed_topic = known_head = None
         last = -1
         for topic, _, _, physical_offset, _, _, keys in entries:
             if physical_offset < next_offset or not keys:
                 continue
             last = physical_offset
             if topic is not hashed_topic:
-                topic_hash, hashed_topic = hashes.topic(topic), topic
+                topic_hash, hashed_topic, known_head = hashes.topic(topic), topic, None
             for key in keys:
+                head = key[:-2]
                 try:
-                    # Inline of KeyHashes.slowly for a unique key whose head is known.
-                    hashed = (topic_hash * POWERS[len(key)] + heads[key[:-2]] + PAIRS[key[-2:]]) & 0xFFFFFFFF
+                    # Inline of KeyHashes.slowly for a unique key whose head is known; the head's part is kept.
+                    if head != known_head:
+                        base = topic_hash * POWERS[len(key)] + heads[head] & 0xFFFFFFFF
+                        known_head = head
+                    hashed = base + PAIRS[key[-2:]] & 0xFFFFFFFF
                     if hashed > 0x7FFFFFFF:
                         hashed = 0x100000000 - hashed
                         if hashed == 0x80000000:

@@ -29,8 +29,9 @@ _SPECIAL: Final = TRANSACTION_MASK | HOST_FLAGS
 _TOPIC_SHIFT: Final = PREFIX_V4.size + 1  # from a record's begin to its topic, without the body
 _TAGS: Final = "\x02TAGS\x01"
 _UNIQUE_KEY: Final = "\x02UNIQ_KEY\x01"
-_UNIQUE_KEY_LENGTH: Final = len(_UNIQUE_KEY)
 _KEYS: Final = "\x02KEYS\x01"
+_END_OF_KEYS_AND_TAGS: Final = "S\x01"  # and of few other names
+_SOME_UNIQUE_KEY: Final = _UNIQUE_KEY[1:]
 
 
 class Run(NamedTuple):
@@ -93,12 +94,16 @@ def ordinary_entries(data: bytes, position: int, offset: int, limit: int, topics
         topic = topics.get(data[topic_at : properties_at - 2])
         if properties_at + properties_length != end or properties_length > MAX_PROPERTIES_BYTES or topic is None:
             break
-        text = "\x02" + data[properties_at:end].decode("utf-8", "replace")
-        key_at = text.rfind(_UNIQUE_KEY) + _UNIQUE_KEY_LENGTH
-        key_end = text.find("\x02", key_at)
-        key = text[key_at:] if key_end < 0 else text[key_at:key_end]
-        if not key or key_at < _UNIQUE_KEY_LENGTH or _KEYS in text or _TAGS in text:
-            keys, code = keys_and_tags_code(text)
+        text = data[properties_at:end].decode("utf-8", "replace")
+        before, _, behind = text.partition(_SOME_UNIQUE_KEY)
+        key = behind.partition("\x02")[0]
+        if (
+            not key
+            or (before and before[-1] != "\x02")
+            or _END_OF_KEYS_AND_TAGS in text
+            or _SOME_UNIQUE_KEY in behind
+        ):
+            keys, code = keys_and_tags_code("\x02" + text)
         else:
             keys, code = (key,), 0
         entries.append((topic, queue_id, queue_offset, physical_offset, total, code, keys))
