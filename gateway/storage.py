@@ -12,7 +12,7 @@ connection it came from. A reply that promises a flush or a slave waits with `wh
 for each would cost more than the flush.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import perf_counter
 from typing import NoReturn, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ import trio
 from gateway.watermark import Watermark
 from protocol.codes import ResponseCode
 from protocol.message import NewMessage
-from store.engine import Arrival, MessageStore
+from store.engine import Arrivals, MessageStore
 from store.errors import StoreError
 from store.options import BrokerRole, FlushDiskType, StoreOptions
 
@@ -76,7 +76,7 @@ class Storage:
         store: MessageStore,
         options: StoreOptions,
         *,
-        arrived: Callable[[Iterable[Arrival]], None] = lambda arrivals: None,
+        arrived: Callable[[Arrivals], None] = lambda arrivals: None,
     ) -> None:
         self.store = store
         self.appended = Watermark(store.end_offset)
@@ -108,11 +108,11 @@ class Storage:
         """Whether an appended message is visible at once; under SYNC_FLUSH only what is flushed is."""
         return not self._sync_flush
 
-    def also_tell(self, arrived: Callable[[Iterable[Arrival]], None]) -> None:
+    def also_tell(self, arrived: Callable[[Arrivals], None]) -> None:
         """Calls `arrived`, too, with what consumers can see from then on."""
         first = self._arrived
 
-        def both(arrivals: Iterable[Arrival]) -> None:
+        def both(arrivals: Arrivals) -> None:
             first(arrivals)
             arrived(arrivals)
 

@@ -11,7 +11,7 @@ changes nothing, so a step that failed is simply repeated.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
@@ -117,12 +117,33 @@ def derive(record: Record, topic: str, delays: DelayLevels) -> Entry:
     return topic, record.queue_id, queue_offset, record.physical_offset, record.size, code, keys
 
 
-def _arrivals(entries: list[Entry], store_timestamp: int) -> list[Arrival]:
-    return [
-        Arrival(topic, queue_id, queue_offset, code, store_timestamp, physical_offset, size)
-        for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries
-        if queue_offset >= 0
-    ]
+class Arrivals:
+    """What one step has dispatched. The arrivals are made when somebody looks at them, which few slaves have to."""
+
+    __slots__ = ("_runs", "count")
+
+    def __init__(self) -> None:
+        self.count = 0  # of records, also of those that no consumer can see
+        self._runs: list[tuple[Sequence[Entry], int]] = []
+
+    def add(self, entries: Sequence[Entry], store_timestamp: int) -> None:
+        """These were dispatched, too."""
+        self._runs.append((entries, store_timestamp))
+        self.count += len(entries)
+
+    @property
+    def topics(self) -> set[str]:
+        """Of those that consumers can see."""
+        return {entry[0] for entries, _ in self._runs for entry in entries if entry[2] >= 0}
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for entries, store_timestamp in self._runs:
+            for topic, queue_id, queue_offset, physical_offset, size, code, _ in entries:
+                if queue_offset >= 0:
+                    yield Arrival(topic, queue_id, queue_offset, code, store_timestamp, physical_offset, size)
 
 
 class Dispatcher:
@@ -174,13 +195,13 @@ class Dispatcher:
             self._held.append((begin, end, store_timestamp, entries))
             self._held_count += len(entries)
 
-    def step(self, limit: int, until: int) -> list[Arrival]:
-        """Dispatch about ``limit`` further records below ``until``; an empty list when there are none."""
+    def step(self, limit: int, until: int) -> Arrivals:
+        """Dispatch about ``limit`` further records below ``until``; false when there are none."""
         held = self._held
         while held and held[0][0] < self.dispatched_offset:
             self._held_count -= len(held.popleft()[3])
-        arrivals: list[Arrival] = []
-        while len(arrivals) < limit and self.dispatched_offset < until:
+        arrivals = Arrivals()
+        while arrivals.count < limit and self.dispatched_offset < until:
             if held and held[0][0] == self.dispatched_offset:
                 _, end, store_timestamp, entries = held[0]
                 if end > until:
@@ -188,18 +209,18 @@ class Dispatcher:
                 self.put(entries, store_timestamp)
                 held.popleft()
                 self._held_count -= len(entries)
-                arrivals += _arrivals(entries, store_timestamp)
+                arrivals.add(entries, store_timestamp)
                 self._reach(end, entries, store_timestamp)
             else:
                 scan_until = min(until, held[0][0]) if held else until
-                room = limit - len(arrivals)
+                room = limit - arrivals.count
                 if not self._replay_step(room, scan_until, arrivals) and not self._scan_step(
                     room, scan_until, arrivals
                 ):
                     break
         return arrivals
 
-    def _replay_step(self, limit: int, until: int, arrivals: list[Arrival]) -> bool:
+    def _replay_step(self, limit: int, until: int, arrivals: Arrivals) -> bool:
         """HOT. Dispatch ordinary records from the log. False: what comes next is none, or is not all there."""
         begin = self.dispatched_offset
         data = self._read(begin, min(REPLAY_BYTES, until - begin))
@@ -209,20 +230,20 @@ class Dispatcher:
             if not run.entries:
                 break
             self.put(run.entries, run.store_timestamp)
-            arrivals += _arrivals(run.entries, run.store_timestamp)
+            arrivals.add(run.entries, run.store_timestamp)
             self._reach(begin + run.end, run.entries, run.store_timestamp)
             position = run.end
             limit -= len(run.entries)
         return position > 0
 
-    def _scan_step(self, limit: int, until: int, arrivals: list[Arrival]) -> bool:
+    def _scan_step(self, limit: int, until: int, arrivals: Arrivals) -> bool:
         """Dispatch from the log whatever is there. False: nothing more can be read for now."""
         scanner = Scanner(self._read, self._file_size, self.dispatched_offset, until=until, check_crc=False)
         records = scanner.next_records(limit)
         for store_timestamp, together in groupby(records, _STORE_TIMESTAMP):
             entries = [derive(record, self._topic(record.topic), self._delays) for record in together]
             self.put(entries, store_timestamp)
-            arrivals += _arrivals(entries, store_timestamp)
+            arrivals.add(entries, store_timestamp)
         if records:
             self._last_record = records[-1].physical_offset
             self._last_timestamp = records[-1].store_timestamp

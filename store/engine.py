@@ -24,7 +24,7 @@ from store.checkpoint import CheckpointFile
 from store.cleaning import Cleaner
 from store.commitlog import CommitLog
 from store.consumequeue import ConsumeQueues
-from store.dispatch import SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mark
+from store.dispatch import SCHEDULE_TOPIC, Arrivals, DelayLevels, Dispatcher, Mark
 from store.errors import ColdRead, StoreDamaged, StoreError, StoreFull
 from store.files import DirectoryLock, FileSystem
 from store.flush import Flusher, FlushJob
@@ -42,7 +42,7 @@ from store.retention import expired_queues, unused_queues
 from store.scan import Stop
 from store.upkeep import MaintainJob, Upkeep
 
-__all__ = ["Arrival", "ColdRead", "GetResult", "GetStatus", "MessageStore", "QueryResult"]
+__all__ = ["Arrivals", "ColdRead", "GetResult", "GetStatus", "MessageStore", "QueryResult"]
 
 log = structlog.get_logger(__name__)
 
@@ -289,7 +289,7 @@ class MessageStore:
         self.log_grew(end)
         return end
 
-    def dispatch_step(self, limit: int = 512) -> list[Arrival]:
+    def dispatch_step(self, limit: int = 512) -> Arrivals:
         """Make further messages visible; returns them. For SYNC_FLUSH and slaves. StoreError: later again."""
         until = self._flusher.flushed_offset if self._sync_flush else self._log.end_offset
         try:
@@ -297,7 +297,7 @@ class MessageStore:
             self._write_pending()
         except StoreError as error:
             self._upkeep.derived_failed(error)
-            return []
+            return Arrivals()
         return arrivals
 
     # --- flush and upkeep ----------------------------------------------------------------------------

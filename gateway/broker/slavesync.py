@@ -13,7 +13,7 @@ has another, has tables to match, and they must not replace those of the message
 The delay offsets are only kept on disk: delivery does not run on a slave, and reads them when it starts as a master.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Set
+from collections.abc import Awaitable, Callable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +23,6 @@ import trio
 
 from gateway.broker.groups import GroupTable
 from gateway.broker.offsets import OffsetTable
-from gateway.broker.pulls import Arrived
 from gateway.broker.topics import TopicTable
 from gateway.client import CallFailed, RemotingClient, open_client, split_address
 from gateway.routing import Refused
@@ -33,6 +32,7 @@ from protocol.bodies.topics import TableVersion, TopicTableBody
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.errors import RemoteProtocolError
+from store.engine import Arrivals
 from store.jsonfile import save_json
 
 log = structlog.get_logger(__name__)
@@ -71,9 +71,9 @@ class SlaveSync:
         self._unknown_topics: set[str] = set()
         self._topic_seen = trio.Event()
 
-    def arrived(self, messages: Iterable[Arrived]) -> None:
+    def arrived(self, messages: Arrivals) -> None:
         """These messages were replicated. Each unknown topic counts once: the master may have deleted it since."""
-        for topic in {message.topic for message in messages}:
+        for topic in messages.topics:
             if topic not in self._topics and topic not in self._unknown_topics:
                 if len(self._unknown_topics) >= MAX_UNKNOWN_TOPICS:
                     self._unknown_topics.clear()

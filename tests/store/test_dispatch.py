@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.message import NewMessage, format_properties, java_hash, parse_properties
+from protocol.message import TRANSACTION_PREPARED, NewMessage, format_properties, java_hash, parse_properties
 from store.commitlog import CommitLog, Entry
-from store.dispatch import MAX_HELD, SCHEDULE_TOPIC, DelayLevels, Dispatcher, Mark, derive
+from store.dispatch import MAX_HELD, SCHEDULE_TOPIC, Arrival, DelayLevels, Dispatcher, Mark, derive
 from store.errors import StoreError
 from store.files import FileSystem
 from store.options import DELAY_LEVELS
@@ -99,17 +99,27 @@ VARIETY = [
 ]
 
 
+def test_only_what_consumers_can_see_arrives(bench: Bench) -> None:
+    """A step counts every record; a half message is no arrival, nor does its topic count as seen."""
+    bench.append(message(topic="Half", sys_flag=TRANSACTION_PREPARED))
+    bench.append(message(topic="T"))
+    arrivals = bench.dispatcher.step(10, bench.log.end_offset)
+    assert arrivals.count == 2
+    assert [(arrival.topic, arrival.queue_offset) for arrival in arrivals] == [("T", 0)]
+    assert arrivals.topics == {"T"}
+
+
 def test_memory_and_scan_give_the_same(bench: Bench) -> None:
     """Byte for byte the same units and keys, whether handed over or read back."""
     for item in VARIETY * 10:
         bench.append(item)
     end = bench.log.end_offset
-    from_memory = []
+    from_memory: list[Arrival] = []
     while arrivals := bench.dispatcher.step(4, end):
         from_memory += arrivals
     scanned = Recorder()
     other = bench.make(scanned)
-    from_log = []
+    from_log: list[Arrival] = []
     while arrivals := other.step(4, end):
         from_log += arrivals
     assert scanned.units == bench.seen.units
@@ -134,20 +144,20 @@ def test_rollback_is_in_neither(bench: Bench) -> None:
 def test_nothing_above_the_limit_is_seen(bench: Bench) -> None:
     """Under SYNC_FLUSH dispatch ends in front of what is not flushed."""
     ends = [bench.append(message())[1] for _ in range(5)]
-    assert bench.dispatcher.step(100, ends[0] - 1) == []
-    assert len(bench.dispatcher.step(100, ends[2])) == 3
+    assert not bench.dispatcher.step(100, ends[0] - 1)
+    assert bench.dispatcher.step(100, ends[2]).count == 3
     assert bench.dispatcher.dispatched_offset == ends[2]
-    assert bench.dispatcher.step(100, ends[2]) == []
-    assert len(bench.dispatcher.step(100, ends[4])) == 2
+    assert not bench.dispatcher.step(100, ends[2])
+    assert bench.dispatcher.step(100, ends[4]).count == 2
 
 
 def test_steps_are_bounded(bench: Bench) -> None:
     """A step ends after about so many records, from memory and from the log."""
     for _ in range(30):
         bench.append(message())
-    assert len(bench.dispatcher.step(7, bench.log.end_offset)) == 7
+    assert bench.dispatcher.step(7, bench.log.end_offset).count == 7
     other = bench.make(Recorder())
-    assert len(other.step(7, bench.log.end_offset)) == 7
+    assert other.step(7, bench.log.end_offset).count == 7
 
 
 def test_appended_messages_are_seen_at_once(bench: Bench) -> None:
@@ -182,9 +192,9 @@ def test_memory_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(10):
         bench.append(message())
     assert bench.dispatcher._held_count == 3
-    assert len(bench.dispatcher.step(2, bench.log.end_offset)) == 2
+    assert bench.dispatcher.step(2, bench.log.end_offset).count == 2
     bench.append(message())
-    found = []
+    found: list[Arrival] = []
     while arrivals := bench.dispatcher.step(100, bench.log.end_offset):
         found += arrivals
     assert [unit[2] for unit in bench.seen.units] == list(range(11))
@@ -201,7 +211,8 @@ def test_a_torn_frame_waits_for_its_rest(tmp_path: Path) -> None:
     slave = Bench(tmp_path / "s")
     told: list[Any] = []
     slave.dispatcher.damaged = lambda stop, good: told.append(stop)
-    offset, found = 0, []
+    offset = 0
+    found: list[Arrival] = []
     while offset < master.log.end_offset:
         offset = slave.log.append_raw(offset, master.log.read(offset, 37))
         found += slave.dispatcher.step(100, slave.log.end_offset)
@@ -219,7 +230,7 @@ def test_dispatch_goes_on_behind_damage(bench: Bench) -> None:
     told: list[Any] = []
     other = bench.make(Recorder())
     other.damaged = lambda stop, good: told.append((stop.offset, good))
-    found = []
+    found: list[Arrival] = []
     while arrivals := other.step(100, bench.log.end_offset):
         found += arrivals
     assert [arrival.queue_offset for arrival in found] == [0, 2, 3]
@@ -230,7 +241,7 @@ def test_restarting(bench: Bench) -> None:
     """Recovery says where dispatch goes on."""
     places = [bench.append(message()) for _ in range(3)]
     bench.dispatcher.restart_at(Mark(places[0][1], 0, 5000))
-    assert len(bench.dispatcher.step(10, bench.log.end_offset)) == 2
+    assert bench.dispatcher.step(10, bench.log.end_offset).count == 2
     assert bench.dispatcher.mark == Mark(places[2][1], places[2][0], 5000)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import structlog
@@ -22,6 +21,7 @@ from protocol.bodies.offsets import ConsumerOffsetBody
 from protocol.bodies.topics import DataVersion, TopicConfig, TopicTableBody
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, response
+from store.engine import Arrivals
 from tests.gateway.broker.fakes import Clock
 
 MASTER, FAST = "10.0.0.1:10911", "10.0.0.1:10909"
@@ -243,10 +243,11 @@ async def test_an_address_that_is_none_does_not_end_the_slave(master: Master, sl
 # ---- messages of topics that the slave does not know
 
 
-class Message(NamedTuple):
-    topic: str
-    queue_id: int = 0
-    tags_code: int = 0
+def of_topics(*topics: str) -> Arrivals:
+    """One message of each."""
+    arrivals = Arrivals()
+    arrivals.add([(topic, 0, 0, 0, 100, 0, ()) for topic in topics], 0)
+    return arrivals
 
 
 async def test_a_message_of_an_unknown_topic_brings_the_next_round_forward(
@@ -258,7 +259,7 @@ async def test_a_message_of_an_unknown_topic_brings_the_next_round_forward(
     topic = TopicConfig(topic_name="New", read_queue_nums=1, write_queue_nums=1, perm=6)
     master.topics.topic_config_table["New"] = topic
     master.topics.data_version = DataVersion(counter=8, timestamp=1)
-    slave.sync.arrived([Message("Orders"), Message("New"), Message("New")])
+    slave.sync.arrived(of_topics("Orders", "New", "New"))
     await trio.sleep(0.1)
     assert slave.topics.get("New") == topic
     assert len(master.asked) == 2 * rounds
@@ -272,7 +273,7 @@ async def test_a_topic_that_the_master_does_not_know_either_counts_once(
     await trio.sleep(1.5)
     rounds = len(master.asked)
     for _ in range(20):
-        slave.sync.arrived([Message("Deleted")])
+        slave.sync.arrived(of_topics("Deleted"))
         await trio.sleep(0.2)
     assert len(master.asked) == 2 * rounds
 
@@ -284,6 +285,6 @@ async def test_many_unknown_topics_at_once_cost_one_round_a_second(
     await trio.sleep(1.5)
     rounds = len(master.asked)
     for number in range(100):
-        slave.sync.arrived([Message(f"deleted-{number}")])
+        slave.sync.arrived(of_topics(f"deleted-{number}"))
         await trio.sleep(0.05)
     assert len(master.asked) <= 7 * rounds
