@@ -6,7 +6,7 @@ set aside first: delayed messages and the half messages of transactions.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -14,6 +14,7 @@ from gateway.addresses import ip_of
 from gateway.broker import names
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
+from gateway.broker.messageproperties import UsualProperties, index_keys, take_wait
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.connection import Connection
@@ -36,6 +37,7 @@ from protocol.message import (
     decode_batch,
     format_properties,
     pack_host,
+    parse_properties,
     tags_code,
 )
 from protocol.requests.send import SendMessage, SendMessageV2
@@ -79,6 +81,7 @@ class IncomingMessages:
         self._is_slave = store_options.broker_role is BrokerRole.SLAVE
         self._store_options = store_options
         self._cluster = options.broker_cluster_name
+        self._usual_properties = UsualProperties(self._cluster)
         self.store_host = pack_host(ip_of(options.broker_ip1), options.listen_port)
         self.message_id = (self.store_host.hex().upper() + "%016X").__mod__
         """The offset message id of the message at a commitlog offset."""
@@ -101,11 +104,16 @@ class IncomingMessages:
         if not 0 <= queue_id < config.write_queue_nums:
             queue_id = self._choose_queue(queue_id, config)
         body = command.body
-        properties, wait = self._properties(header.properties)
-        text = "\x02".join([f"{name}\x01{value}" for name, value in properties.items()]).encode()
+        properties: dict[str, str] | None = None
+        usual = self._usual_properties.stored(header.properties or "")
+        if usual is None or topic[0] == "%":
+            properties, wait = self._properties(header.properties)
+            text = format_properties(properties).encode()
+            code, keys = tags_code(properties.get("TAGS")), index_keys(properties)
+        else:
+            text, code, keys, wait = usual
         if len(body) > self._store_options.max_message_size or len(text) > MAX_PROPERTIES_BYTES:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
-        tags = properties.get("TAGS")
         sys_flag = header.sys_flag & _NO_HOST_FLAGS | self._store_host_flag
         if len(connection.peer_host) > 8:
             sys_flag |= BORN_HOST_V6
@@ -121,12 +129,14 @@ class IncomingMessages:
             self.store_host,
             body,
             text,
-            tags_code(tags),
-            index_keys(properties),
+            code,
+            keys,
             header.reconsume_times or 0,
             0,
             wait,
         )
+        if properties is None:
+            return message
         if topic[0] == "%" and topic.startswith(names.RETRY_PREFIX):
             self._divert_exhausted(header, command, message, properties)
         if "DELAY" in properties or "TRAN_MSG" in properties:
@@ -158,7 +168,7 @@ class IncomingMessages:
         if len(text) > MAX_PROPERTIES_BYTES:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, ILLEGAL_MESSAGE.format(body=self._max_body))
         try:
-            properties = split_properties(text.decode())
+            properties = parse_properties(text.decode())
         except UnicodeDecodeError:
             raise Refused(
                 ResponseCode.MESSAGE_ILLEGAL, "the properties of a message of the batch are not UTF-8"
@@ -229,8 +239,8 @@ class IncomingMessages:
 
     def _properties(self, text: str | None) -> tuple[dict[str, str], bool]:
         """The properties as they are stored, and whether the sender waits for flush and slave."""
-        properties = split_properties(text) if text else {}
-        wait = properties.pop("WAIT", "true").lower() == "true"
+        properties = parse_properties(text) if text else {}
+        wait = take_wait(properties)
         properties["CLUSTER"] = self._cluster
         return properties, wait
 
@@ -301,23 +311,3 @@ set_aside: Callable[..., SetAsideMessage] = SetAsideMessage
 def asked_queue_id(message: NewMessage) -> int:
     """The queue that the answer to a send names: that of the message's own topic."""
     return message.asked_queue_id if isinstance(message, SetAsideMessage) else message.queue_id
-
-
-def split_properties(text: str) -> dict[str, str]:
-    """The properties of a message; pairs without name or value are dropped, as official readers do."""
-    properties = {}
-    for pair in text.split("\x02"):
-        name, _, value = pair.partition("\x01")
-        if name and value:
-            properties[name] = value
-    return properties
-
-
-def index_keys(properties: Mapping[str, str]) -> tuple[str, ...]:
-    """What the key index lists a message under: its unique key and each of its keys, which blanks separate."""
-    unique = properties.get("UNIQ_KEY")
-    keys = properties.get("KEYS")
-    if keys is None:
-        return (unique,) if unique else ()
-    found = [key for key in keys.split(" ") if key]
-    return tuple([unique, *found] if unique else found)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.broker import names
-from gateway.broker.incoming import index_keys
+from gateway.broker.messageproperties import index_keys
 from gateway.broker.topics import MAX_QUEUES
 from protocol.message import MAX_PROPERTIES_BYTES, NewMessage, StoredMessage, format_properties, tags_code
 from store.errors import ColdRead, MessageIllegal, StoreFull

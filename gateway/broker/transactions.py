@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import TypeVar
 
-from gateway.broker.incoming import split_properties
 from protocol.message import StoredMessage
 
 OP_TAG = "d"
@@ -110,7 +109,7 @@ def _remember(memory: dict[int, V], offset: int, value: V) -> None:
 
 def decided_offsets(op_message: StoredMessage) -> tuple[int, ...]:
     """The half messages that an op message is about: one, or a list as 5.x writes it; none if it is no decision."""
-    if split_properties(op_message.properties_data.decode("utf-8", "replace")).get("TAGS") != OP_TAG:
+    if op_message.properties.get("TAGS") != OP_TAG:
         return ()
     texts = op_message.body.split(b",")
     return tuple(int(text) for text in texts if text.isdigit() and len(text) < 20)

@@ -8,14 +8,13 @@ the reply topic; as with official brokers that fails without a word, and does no
 import structlog
 import trio
 
-from gateway.broker.incoming import split_properties
 from gateway.broker.ownmessages import put
 from gateway.broker.state import Broker
 from gateway.connection import ConnectionClosed
 from gateway.routing import Call, Reply, Routes
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
-from protocol.message import NewMessage, format_properties
+from protocol.message import NewMessage, format_properties, parse_properties
 from protocol.requests.send import PushReplyMessageToClient, SendReplyMessage, SendReplyMessageV2
 from store.errors import StoreError
 from store.options import BrokerRole
@@ -56,7 +55,7 @@ async def _reply(broker: Broker, call: Call[SendReplyMessage] | Call[SendReplyMe
 async def _push(broker: Broker, call: Call[SendReplyMessage] | Call[SendReplyMessageV2]) -> str | None:
     """Hands the reply to its producer; returns why that failed."""
     header = call.header
-    properties = split_properties(header.properties or "")
+    properties = parse_properties(header.properties or "")
     client_id = properties.get("REPLY_TO_CLIENT")
     if client_id is None:
         return "REPLY_TO_CLIENT is null, can not reply message"

@@ -12,10 +12,9 @@ import trio.testing
 from gateway.broker import delivery
 from gateway.broker.app import _master_services
 from gateway.broker.delivery import Delivery, restored
-from gateway.broker.incoming import split_properties
 from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.pulls import ParkedPull
-from protocol.message import tags_code
+from protocol.message import parse_properties, tags_code
 from store.errors import ColdRead, MessageIllegal, StoreFull
 from store.options import BrokerRole, FlushDiskType
 from tests.gateway.broker.golden import VERSIONS, golden_records
@@ -372,7 +371,7 @@ def test_official_delayed_messages_are_restored_as_official_brokers_did(version:
         ours = restored(waited[key])
         assert ours is not None
         assert (ours.topic, ours.queue_id, ours.body) == (official.topic, official.queue_id, official.body)
-        assert split_properties(ours.properties.decode()) == official.properties
+        assert parse_properties(ours.properties.decode()) == official.properties
         for field in ("flag", "sys_flag", "born_timestamp", "born_host", "store_host", "reconsume_times"):
             assert getattr(ours, field) == getattr(official, field), field
         assert ours.prepared_transaction_offset == official.prepared_transaction_offset

@@ -8,7 +8,7 @@ import pytest
 from gateway.broker import names
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
-from gateway.broker.incoming import IncomingMessages, asked_queue_id, index_keys, split_properties
+from gateway.broker.incoming import IncomingMessages, asked_queue_id
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.routing import Refused
@@ -24,6 +24,7 @@ from protocol.message import (
     encode_batch,
     java_hash,
     pack_host,
+    parse_properties,
 )
 from protocol.requests.send import SendMessageV2
 from store.dispatch import DelayLevels
@@ -223,22 +224,11 @@ def test_batch_that_would_take_far_more_than_it_brings(bench: Bench) -> None:
     assert caught.value.code == ResponseCode.MESSAGE_ILLEGAL
 
 
-def test_properties_without_name_or_value_are_dropped() -> None:
-    assert split_properties("a\x011\x02\x02c\x01\x02\x01d\x02b\x01x\x01y\x02junk") == {"a": "1", "b": "x\x01y"}
-
-
-def test_index_keys() -> None:
-    assert index_keys({}) == ()
-    assert index_keys({"UNIQ_KEY": "u"}) == ("u",)
-    assert index_keys({"UNIQ_KEY": "u", "KEYS": " a  b "}) == ("u", "a", "b")
-    assert index_keys({"KEYS": "a\tb"}) == ("a\tb",)
-
-
 # ---- what is set aside
 
 
 def stored_properties(message: NewMessage) -> dict[str, str]:
-    return split_properties(message.properties.decode())
+    return parse_properties(message.properties.decode())
 
 
 def test_delayed_message_waits_in_the_schedule_topic(bench: Bench) -> None:

@@ -1,0 +1,72 @@
+"""The properties of a message on their way from a send request into the log."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from protocol.message import format_properties, parse_properties, tags_code
+
+_UNIQUE_KEY: Final = "UNIQ_KEY\x01"
+_USUAL_NAMES: Final = frozenset({"WAIT", "TAGS"})
+_MAX_SHAPES: Final = 1024
+_MAX_SHAPE_LENGTH: Final = 128
+
+
+def take_wait(properties: dict[str, str]) -> bool:
+    """Whether the sender waits for flush and slave; that is not stored, so it goes from the properties."""
+    return properties.pop("WAIT", "true").lower() == "true"
+
+
+def index_keys(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """What the key index lists a message under: its unique key and each of its keys, which blanks separate."""
+    unique = properties.get("UNIQ_KEY")
+    keys = properties.get("KEYS")
+    if keys is None:
+        return (unique,) if unique else ()
+    found = [key for key in keys.split(" ") if key]
+    return tuple([unique, *found] if unique else found)
+
+
+class _Shape(NamedTuple):
+    """What is stored around the unique key, and what else the other properties mean."""
+
+    head: str
+    tail: str
+    tags_code: int
+    waits: bool
+
+
+class UsualProperties:
+    """Remembers how usual properties are stored, which saves taking them apart for each message.
+
+    Usual are a unique key, WAIT and TAGS and nothing else: then the messages of a producer differ in the unique key
+    alone, and all the rest of the text is known from the message before.
+    """
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._shapes: dict[tuple[str, str], _Shape] = {}
+
+    def stored(self, text: str) -> tuple[bytes, int, tuple[str], bool] | None:
+        """HOT. The stored form, the tags code, the index keys and whether the sender waits; None: not usual."""
+        before, _, behind = text.partition(_UNIQUE_KEY)
+        key, _, behind = behind.partition("\x02")
+        shape = self._shapes.get((before, behind)) or self._learn(before, behind)
+        if shape is None or not key:
+            return None
+        head, tail, code, waits = shape
+        return f"{head}{key}{tail}".encode(), code, (key,), waits
+
+    def _learn(self, before: str, behind: str) -> _Shape | None:
+        if len(before) + len(behind) > _MAX_SHAPE_LENGTH or (before and before[-1] != "\x02"):
+            return None
+        if not parse_properties(before + behind).keys() <= _USUAL_NAMES:
+            return None
+        properties = parse_properties(f"{before}{_UNIQUE_KEY}?\x02{behind}")
+        waits = take_wait(properties)
+        properties["CLUSTER"] = self._cluster
+        head, name, tail = format_properties(properties).partition(f"{_UNIQUE_KEY}?")
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        shape = _Shape(head + name[:-1], tail, tags_code(properties.get("TAGS")), waits)
+        self._shapes[before, behind] = shape
+        return shape
