@@ -79,9 +79,9 @@ class RemotingClient:
                 host, port = split_address(self.address)
                 with trio.fail_after(CONNECT_SECONDS):
                     stream = await trio.open_tcp_stream(host, port)
-                connection = Connection(stream, await _peer(stream), self._router)
-                await self._nursery.start(_outlive_cancellation, connection)
-                self._connection = connection
+                self._connection = Connection(stream, await _peer(stream), self._router)
+                # No await from here on: whoever is cancelled between has a connection that nobody closes.
+                self._nursery.start_soon(_outlive_cancellation, self._connection)
             return self._connection
 
 
@@ -95,12 +95,10 @@ async def _peer(stream: trio.SocketStream) -> tuple[str, int]:
     return host, port
 
 
-async def _outlive_cancellation(
-    connection: Connection, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _outlive_cancellation(connection: Connection) -> None:
     """Serves the connection until it is closed, so that whoever is cancelled can still say goodbye over it."""
     with trio.CancelScope(shield=True):
-        await connection.serve(task_status)
+        await connection.serve()
 
 
 @asynccontextmanager

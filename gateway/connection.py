@@ -95,6 +95,8 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self.closed:  # before it was served
+                    nursery.cancel_scope.cancel()
                 nursery.start_soon(self._write_loop)
                 task_status.started()
                 with self._receive_scope:

@@ -94,6 +94,27 @@ async def test_a_peer_that_hangs_costs_the_time_and_the_connection(peer: Peer) -
     assert peer.accepted == 2
 
 
+async def test_who_is_cancelled_while_it_connects_leaves_no_connection(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that nobody knows, to a peer that never closes it, would hold up the end of the block for ever."""
+    peer.answers = False
+    connect = trio.open_tcp_stream
+
+    async def connect_and_be_cancelled(host: str, port: int) -> trio.SocketStream:
+        stream = await connect(host, port)
+        scope.cancel()
+        return stream
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect_and_be_cancelled)
+    with trio.fail_after(5):
+        async with open_client(f"127.0.0.1:{peer.port}") as client:
+            with trio.CancelScope() as scope:
+                await client.call(question(), 60)
+            assert scope.cancelled_caught
+        assert not client.connected
+
+
 async def test_a_request_that_is_too_long_fails_alone(peer: Peer) -> None:
     async with open_client(f"127.0.0.1:{peer.port}") as client:
         with pytest.raises(CallFailed, match="the limit is 16777216"):
