@@ -1,6 +1,7 @@
 """The connection shell over memory streams: batches, order, waiting requests, slow readers, closing."""
 
 import select
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from gateway import connection as connection_module
 from gateway.budget import Budget
 from gateway.connection import Budgets, Connection, ConnectionClosed
 from gateway.routing import Call, Router, Routes
-from gateway.streams import receive_now
+from gateway.streams import receive_now, send_now
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, encode, response
 from protocol.frame import FrameDecoder
@@ -355,6 +356,37 @@ async def test_post_now_inside_the_receive_loop_does_not_wait_for_its_end() -> N
         await stream.send_all(encode(Command(RequestCode.SEND_MESSAGE, 1)))
         assert (await stream.receive_some(1000)).endswith(b"}")
     assert arrived == [b"an answer to an earlier read"]
+
+
+class TurnCounter(trio.abc.Instrument):
+    """Counts how often the event loop comes round."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_a_few_reads_follow_each_other_before_others_have_a_turn() -> None:
+    """However much a client sends, in however small pieces."""
+    state = State()
+    turns = TurnCounter()
+    at_turn: list[int] = []
+    request = encode(Command(RequestCode.SEND_MESSAGE, 1))
+    trio.lowlevel.add_instrument(turns)
+    async with over_sockets(state) as (stream, _):
+
+        def send_another(connection: Connection) -> None:
+            at_turn.append(turns.count)
+            if len(at_turn) < 5 * connection_module.READS_A_TURN:
+                send_now(stream, request)
+
+        state.while_sending = send_another
+        await stream.send_all(request)
+        with trio.fail_after(5):
+            while len(at_turn) < 5 * connection_module.READS_A_TURN:
+                await trio.lowlevel.checkpoint()
+    assert list(Counter(at_turn).values()) == [connection_module.READS_A_TURN] * 5
 
 
 async def test_post_now_on_a_broken_connection_closes_it() -> None:
