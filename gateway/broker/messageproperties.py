@@ -6,7 +6,9 @@ from typing import Final, NamedTuple
 from protocol.message import format_properties, parse_properties, tags_code
 
 _UNIQUE_KEY: Final = "UNIQ_KEY\x01"
-_USUAL_NAMES: Final = frozenset({"WAIT", "TAGS"})
+_KEYS: Final = "KEYS\x01"
+_USUAL: Final = frozenset({"", "WAIT\x01", "TAGS\x01"})  # how pairs beside the unique key begin
+_USUAL_LENGTH: Final = 5
 _MAX_SHAPES: Final = 1024
 _MAX_SHAPE_LENGTH: Final = 128
 
@@ -48,6 +50,8 @@ class UsualProperties:
 
     def stored(self, text: str) -> tuple[bytes, int, tuple[str], bool] | None:
         """HOT. The stored form, the tags code, the index keys and whether the sender waits; None: not usual."""
+        if _KEYS in text:  # they differ from message to message
+            return None
         before, _, behind = text.partition(_UNIQUE_KEY)
         key, _, behind = behind.partition("\x02")
         shape = self._shapes.get((before, behind)) or self._learn(before, behind)
@@ -59,8 +63,9 @@ class UsualProperties:
     def _learn(self, before: str, behind: str) -> _Shape | None:
         if len(before) + len(behind) > _MAX_SHAPE_LENGTH or (before and before[-1] != "\x02"):
             return None
-        if not parse_properties(before + behind).keys() <= _USUAL_NAMES:
-            return None
+        for pair in (before + behind).split("\x02"):
+            if pair[:_USUAL_LENGTH] not in _USUAL:
+                return None
         properties = parse_properties(f"{before}{_UNIQUE_KEY}?\x02{behind}")
         waits = take_wait(properties)
         properties["CLUSTER"] = self._cluster
