@@ -14,7 +14,7 @@ from gateway.addresses import ip_of
 from gateway.broker import names
 from gateway.broker.delay import DelayTable
 from gateway.broker.groups import GroupTable
-from gateway.broker.messageproperties import UsualProperties, index_keys, take_wait
+from gateway.broker.messageproperties import UsualProperties, index_keys, properties_to_store
 from gateway.broker.topics import TopicTable
 from gateway.config import BrokerOptions
 from gateway.connection import Connection
@@ -105,9 +105,10 @@ class IncomingMessages:
             queue_id = self._choose_queue(queue_id, config)
         body = command.body
         properties: dict[str, str] | None = None
-        usual = self._usual_properties.stored(header.properties or "")
-        if usual is None or topic[0] == "%":
-            properties, wait = self._properties(header.properties)
+        given = header.properties or ""
+        usual = None if topic[0] == "%" else self._usual_properties.stored(given)
+        if usual is None:
+            properties, wait = properties_to_store(given, self._cluster)
             text = format_properties(properties).encode()
             code, keys = tags_code(properties.get("TAGS")), index_keys(properties)
         else:
@@ -236,13 +237,6 @@ class IncomingMessages:
             raise Refused(ResponseCode.SYSTEM_ERROR, "broker unable to service, until the start time that was set")
         if not options.broker_permission & PERM_WRITE and self._topics.is_ordered(topic):
             raise Refused(ResponseCode.NO_PERMISSION, f"the broker[{options.broker_ip1}] sending message is forbidden")
-
-    def _properties(self, text: str | None) -> tuple[dict[str, str], bool]:
-        """The properties as they are stored, and whether the sender waits for flush and slave."""
-        properties = parse_properties(text) if text else {}
-        wait = take_wait(properties)
-        properties["CLUSTER"] = self._cluster
-        return properties, wait
 
     def _divert_exhausted(
         self, header: SendHeader, command: Command, message: NewMessage, properties: dict[str, str]

@@ -13,9 +13,15 @@ _MAX_SHAPES: Final = 1024
 _MAX_SHAPE_LENGTH: Final = 128
 
 
-def take_wait(properties: dict[str, str]) -> bool:
-    """Whether the sender waits for flush and slave; that is not stored, so it goes from the properties."""
-    return properties.pop("WAIT", "true").lower() == "true"
+def properties_to_store(text: str, cluster: str) -> tuple[dict[str, str], bool]:
+    """What is stored of the properties in a request, and whether the sender waits for flush and slave.
+
+    The latter is not stored, and the name of the cluster is added.
+    """
+    properties = parse_properties(text)
+    waits = properties.pop("WAIT", "true").lower() == "true"
+    properties["CLUSTER"] = cluster
+    return properties, waits
 
 
 def index_keys(properties: Mapping[str, str]) -> tuple[str, ...]:
@@ -66,9 +72,7 @@ class UsualProperties:
         for pair in (before + behind).split("\x02"):
             if pair[:_USUAL_LENGTH] not in _USUAL:
                 return None
-        properties = parse_properties(f"{before}{_UNIQUE_KEY}?\x02{behind}")
-        waits = take_wait(properties)
-        properties["CLUSTER"] = self._cluster
+        properties, waits = properties_to_store(f"{before}{_UNIQUE_KEY}?\x02{behind}", self._cluster)
         head, name, tail = format_properties(properties).partition(f"{_UNIQUE_KEY}?")
         if len(self._shapes) >= _MAX_SHAPES:
             self._shapes.clear()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker.messageproperties import UsualProperties, index_keys, take_wait
+from gateway.broker.messageproperties import UsualProperties, index_keys
 from protocol.message import format_properties, java_hash, parse_properties, tags_code
 
 NAMES = st.sampled_from(["UNIQ_KEY", "UNIQ_KEY", "WAIT", "TAGS", "KEYS", "DELAY", "CLUSTER", "XUNIQ_KEY", "a", ""])
@@ -16,7 +16,7 @@ TEXTS = st.lists(st.tuples(NAMES, st.sampled_from(["\x01", "\x01", "\x01", ""]),
 def taken_apart(text: str) -> tuple[bytes, int, tuple[str, ...], bool]:
     """The same by way of a dictionary."""
     properties = parse_properties(text)
-    wait = take_wait(properties)
+    wait = properties.pop("WAIT", "true").lower() == "true"
     properties["CLUSTER"] = "c"
     stored = format_properties(properties).encode()
     return stored, tags_code(properties.get("TAGS")), index_keys(properties), wait
