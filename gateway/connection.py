@@ -92,7 +92,7 @@ class Connection:
 
     # ---- life
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self) -> None:
         """Receives and answers until the peer or `close` ends the connection."""
         try:
             async with trio.open_nursery() as nursery:
@@ -100,7 +100,6 @@ class Connection:
                 if self.closed:  # before it was served
                     nursery.cancel_scope.cancel()
                 nursery.start_soon(self._write_loop)
-                task_status.started()
                 with self._receive_scope:
                     await self._receive_loop()
                 with trio.move_on_after(self._grace_seconds):

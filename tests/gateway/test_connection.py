@@ -69,7 +69,7 @@ async def connected(state: State, budgets: Budgets | None = None) -> AsyncIterat
     ours, theirs = memory_stream_pair()
     connection = Connection(theirs, ("10.0.0.1", 5), Router(state, [routes()]), budgets)
     async with trio.open_nursery() as nursery:
-        await nursery.start(connection.serve)
+        nursery.start_soon(connection.serve)
         yield ours, connection
         connection.close()
 
@@ -202,7 +202,7 @@ async def test_who_takes_nothing_goes_when_all_answers_are_too_much() -> None:
     connections = [Connection(trio.testing.lockstep_stream_pair()[1], ("10.0.0.1", 5), None, budgets) for _ in range(3)]
     async with trio.open_nursery() as nursery:
         for connection in connections:
-            await nursery.start(connection.serve)
+            nursery.start_soon(connection.serve)
             connection.post(bytes(200_000))
             await wait_all_tasks_blocked()
         assert [connection.closed for connection in connections] == [True, False, False]
@@ -214,7 +214,7 @@ async def test_a_slow_reader_that_takes_something_is_active(autojump_clock: Any)
     ours, theirs = trio.testing.lockstep_stream_pair()
     connection = Connection(theirs, ("10.0.0.1", 5))
     async with trio.open_nursery() as nursery:
-        await nursery.start(connection.serve)
+        nursery.start_soon(connection.serve)
         connection.post(bytes(300_000))
         for _ in range(3):
             await trio.sleep(100)
@@ -245,7 +245,7 @@ async def test_reader_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch
     _ours, theirs = trio.testing.lockstep_stream_pair()
     connection = Connection(theirs, ("10.0.0.1", 5))
     async with trio.open_nursery() as nursery:
-        await nursery.start(connection.serve)
+        nursery.start_soon(connection.serve)
         for _ in range(11):
             connection.post(b"x" * 100)
         assert connection.closed
@@ -291,7 +291,7 @@ async def test_client_side_refuses_requests() -> None:
     ours, theirs = memory_stream_pair()
     connection = Connection(theirs, ("10.0.0.1", 5))
     async with trio.open_nursery() as nursery:
-        await nursery.start(connection.serve)
+        nursery.start_soon(connection.serve)
         await ours.send_all(ask(RequestCode.GET_MAX_OFFSET, 1))
         (answer,) = await answers(ours, 1)
         assert answer.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
@@ -313,7 +313,7 @@ async def over_sockets(state: State) -> AsyncIterator[tuple[trio.SocketStream, C
     ours, theirs = trio.socket.socketpair()
     connection = Connection(trio.SocketStream(theirs), ("10.0.0.1", 5), Router(state, [routes()]))
     async with trio.SocketStream(ours) as stream, trio.open_nursery() as nursery:
-        await nursery.start(connection.serve)
+        nursery.start_soon(connection.serve)
         yield stream, connection
         connection.close()
 
