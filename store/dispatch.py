@@ -21,7 +21,7 @@ import structlog
 
 from protocol.message import TRANSACTION_MASK, TRANSACTION_ROLLBACK
 from store.commitlog import NUMBERED, Entry
-from store.replay import keys_and_tags_code, ordinary_entries
+from store.replay import OrdinaryRecords, keys_and_tags_code
 from store.scan import ReadLog, Record, Scanner, Stop, find_record
 
 log = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ class Dispatcher:
         # (begin, end, store timestamp, entries) of appends that are not dispatched yet
         self._held: deque[tuple[int, int, int, list[Entry]]] = deque()
         self._held_count = 0
-        self._ordinary_topics: dict[bytes, str] = {}  # those whose queues hold nothing but tags codes
+        self._ordinary = OrdinaryRecords()
 
     @property
     def mark(self) -> Mark:
@@ -226,7 +226,7 @@ class Dispatcher:
         data = self._read(begin, min(REPLAY_BYTES, until - begin))
         position = 0
         while limit > 0:
-            run = ordinary_entries(data, position, begin + position, limit, self._ordinary_topics)
+            run = self._ordinary.entries(data, position, begin + position, limit)
             if not run.entries:
                 break
             self.put(run.entries, run.store_timestamp)
@@ -269,13 +269,14 @@ class Dispatcher:
         return entry
 
     def _topic(self, name: bytes) -> str:
-        topic = self._ordinary_topics.get(name)
+        topics = self._ordinary.topics
+        topic = topics.get(name)
         if topic is None:
             topic = name.decode("utf-8", "replace")
             if topic != SCHEDULE_TOPIC:
-                if len(self._ordinary_topics) >= MAX_HELD:
-                    self._ordinary_topics.clear()
-                self._ordinary_topics[name] = topic
+                if len(topics) >= MAX_HELD:
+                    topics.clear()
+                topics[name] = topic
         return topic
 
     def restart_at(self, mark: Mark) -> None:

@@ -12,13 +12,19 @@ from protocol.message import BORN_HOST_V6, STORE_HOST_V6, NewMessage, encode_rec
 from store.commitlog import Entry
 from store.dispatch import SCHEDULE_TOPIC, DelayLevels, derive
 from store.options import DELAY_LEVELS
-from store.replay import Run, ordinary_entries
+from store.replay import OrdinaryRecords, Run
 from store.scan import Scanner
 from tests.store.making import message
 
 DELAYS = DelayLevels(DELAY_LEVELS)
 FILE = 1 << 20
-TOPICS = {b"T": "T", b"Other": "Other"}
+TOPICS = {b"T": "T", b"Other": "Other", b"Y": "Y"}
+
+
+def ordinary_records() -> OrdinaryRecords:
+    records = OrdinaryRecords()
+    records.topics.update(TOPICS)
+    return records
 
 
 def log_of(messages: Sequence[NewMessage], start: int = 0) -> bytes:
@@ -37,7 +43,7 @@ def scanned(data: bytes, start: int) -> list[tuple[Entry, int]]:
         return data[offset - start : offset - start + length]
 
     records = Scanner(read, FILE, start, until=start + len(data), check_crc=False).next_records()
-    return [(derive(record, record.topic.decode(), DELAYS), record.store_timestamp) for record in records]
+    return [(derive(each, each.topic.decode("utf-8", "replace"), DELAYS), each.store_timestamp) for each in records]
 
 
 def assert_front_of_scan(run: Run, data: bytes, start: int, position: int = 0) -> None:
@@ -71,12 +77,63 @@ def messages(draw: st.DrawFn) -> NewMessage:
 def test_a_run_is_what_the_scanner_finds(items: list[NewMessage], start: int, limit: int) -> None:
     """Ordinary or not, whatever the properties; run by run through the bytes."""
     data = log_of(items, start)
+    records = ordinary_records()
     position = 0
-    while (run := ordinary_entries(data, position, start + position, limit, TOPICS)).entries:
+    while (run := records.entries(data, position, start + position, limit)).entries:
         assert len(run.entries) <= limit
         assert_front_of_scan(run, data, start, position)
         position = run.end
     assert run == Run([], position, 0)
+
+
+BEFORE = ["", "TAGS\x01A\x02", "TAGS\x01B\x02", "KEYS\x01C\x02", "UNIQ_KEY\x01D\x02", "X"]
+BEHIND = ["", "\x02", "\x02c\x01C"] + [
+    f"\x02{name}\x01{value}" for name in ("TAGS", "KEYS", "UNIQ_KEY") for value in ("", "E", "KEY0")
+]
+UNIQUE_KEYS = ["KEY0", "KEY1", "K\x02Y2", "K\x023S", "K\u00e94"]
+
+
+def keyed(before: str, key: str, behind: str) -> NewMessage:
+    return message(b"x" * 9, properties=f"{before}UNIQ_KEY\x01{key}{behind}".encode())
+
+
+def that_know(known: NewMessage) -> OrdinaryRecords:
+    """Records of that kind have been seen."""
+    records = ordinary_records()
+    records.entries(log_of([known, known]), 0, 0, 9)
+    return records
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("behind", BEHIND)
+def test_what_was_seen_before_makes_no_difference(before: str, behind: str) -> None:
+    """Whatever stands around the unique key, in it, or both, in the record before and in this one."""
+    records = that_know(keyed(before, UNIQUE_KEYS[0], behind))
+    for key in UNIQUE_KEYS:
+        items = [keyed(before, key, behind), *(keyed(other, key, behind) for other in BEFORE)]
+        data = log_of([*items, *(keyed(before, key, other) for other in BEHIND)])
+        run = records.entries(data, 0, 0, 99)
+        assert len(run.entries) == 1 + len(BEFORE) + len(BEHIND)
+        assert_front_of_scan(run, data, 0)
+
+
+def test_damage_in_a_known_layout_is_left_to_the_scanner() -> None:
+    """At every byte, and at every end."""
+    known = keyed("TAGS\x01A\x02", "KEY0", "\x02c\x01C")
+    records = that_know(known)
+    other_topics = [message(b"x" * 9, topic=topic, properties=known.properties) for topic in ("Y", "Z")]
+    data = log_of([known, known, *other_topics])
+    size = len(data) // 4
+    assert_front_of_scan(records.entries(data, 0, 0, 9), data, 0)
+    assert len(records.entries(data, 0, 0, 9).entries) == 3
+    for place in range(len(data)):
+        assert records.entries(data[:place], 0, 0, 9) == ordinary_records().entries(data[:place], 0, 0, 9)
+        for value in {0, 1, 2, 5, 255, data[place] ^ 1, data[place] + 1 & 255}:
+            damaged = data[:place] + bytes([value]) + data[place + 1 :]
+            run = records.entries(damaged, 0, 0, 9)
+            assert run == ordinary_records().entries(damaged, 0, 0, 9)
+            assert_front_of_scan(run, damaged, 0)
+            assert len(run.entries) >= min(place // size, 3)
 
 
 @given(st.lists(messages(), min_size=1, max_size=4), st.data())
@@ -85,7 +142,7 @@ def test_damage_is_left_to_the_scanner(items: list[NewMessage], data: st.DataObj
     log = bytearray(log_of(items))
     log[data.draw(st.integers(0, len(log) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(log[: data.draw(st.integers(0, len(log)))])
-    assert_front_of_scan(ordinary_entries(cut, 0, 0, 9, TOPICS), cut, 0)
+    assert_front_of_scan(ordinary_records().entries(cut, 0, 0, 9), cut, 0)
 
 
 def test_nothing_ordinary_is_left_over() -> None:
@@ -94,10 +151,10 @@ def test_nothing_ordinary_is_left_over() -> None:
     for n, item in enumerate(items):
         item.store_timestamp = 1000 + n // 6
     data = log_of(items)
-    first = ordinary_entries(data, 0, 0, 99, TOPICS)
+    first = ordinary_records().entries(data, 0, 0, 99)
     assert len(first.entries) == 6
-    assert len(ordinary_entries(data, 0, 0, 4, TOPICS).entries) == 4
-    second = ordinary_entries(data, first.end, first.end, 99, TOPICS)
+    assert len(ordinary_records().entries(data, 0, 0, 4).entries) == 4
+    second = ordinary_records().entries(data, first.end, first.end, 99)
     assert (len(second.entries), second.end, second.store_timestamp) == (3, len(data), 1001)
 
 
@@ -105,8 +162,8 @@ def test_a_record_that_is_not_all_there() -> None:
     """At every byte."""
     data = log_of([message(b"hello", key="k")])
     for cut in range(len(data)):
-        assert ordinary_entries(data[:cut], 0, 0, 9, TOPICS) == Run([], 0, 0)
-    assert len(ordinary_entries(data, 0, 0, 9, TOPICS).entries) == 1
+        assert ordinary_records().entries(data[:cut], 0, 0, 9) == Run([], 0, 0)
+    assert len(ordinary_records().entries(data, 0, 0, 9).entries) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,6 +179,6 @@ def test_a_record_that_is_not_all_there() -> None:
 def test_what_is_not_ordinary_ends_the_run(other: NewMessage) -> None:
     """In front of it, with nothing of it taken."""
     data = log_of([message(), other, message()])
-    run = ordinary_entries(data, 0, 0, 9, TOPICS)
+    run = ordinary_records().entries(data, 0, 0, 9)
     assert len(run.entries) == 1
-    assert ordinary_entries(data, run.end, run.end, 9, TOPICS).entries == []
+    assert ordinary_records().entries(data, run.end, run.end, 9).entries == []
