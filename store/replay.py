@@ -38,7 +38,9 @@ _END_OF_KEYS_AND_TAGS: Final = "S\x01"  # and of few other names
 _SOME_UNIQUE_KEY: Final = _UNIQUE_KEY[1:]
 _UNIQUE_KEY_BYTES: Final = _SOME_UNIQUE_KEY.encode()
 _FIXED: Final = ">8s4xi4xqqi16xq20xi"  # FIXED_V4 with size and magic number in one, and without the CRC
-_MAX_LAYOUTS: Final = 256
+_MAX_LAYOUTS: Final = 64
+_MAX_TEXTS: Final = 64  # of a layout, around the unique key
+_MAX_LEARNT_BYTES: Final = 512  # of properties; with the two above, some 3 MiB at the worst
 
 
 class Run(NamedTuple):
@@ -82,7 +84,7 @@ class _Layout:
 
     def learn(self, before: bytes, behind: bytes, tags_code: int) -> None:
         """Properties with that around an alphanumeric unique key have no other keys, and this code of their tags."""
-        if len(self._tags_codes) >= _MAX_LAYOUTS:
+        if len(self._tags_codes) >= _MAX_TEXTS:
             self._tags_codes.clear()
         self._tags_codes[before, behind] = tags_code
 
@@ -208,7 +210,7 @@ class OrdinaryRecords:
             else:
                 keys, code = (key,), 0
             entries.append((topic, queue_id, queue_offset, physical_offset, total, code, keys))
-            if size == size_before and len(keys) == 1:
+            if size == size_before and len(keys) == 1 and properties_length <= _MAX_LEARNT_BYTES:
                 repeated = size, topic_length, data[properties_at:end], keys[0], code
             size_before = size
             run_timestamp = store_timestamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -115,6 +116,23 @@ def test_what_was_seen_before_makes_no_difference(before: str, behind: str) -> N
         run = records.entries(data, 0, 0, 99)
         assert len(run.entries) == 1 + len(BEFORE) + len(BEHIND)
         assert_front_of_scan(run, data, 0)
+
+
+@pytest.mark.parametrize("filler", [100, 20_000])
+def test_what_is_remembered_is_bounded(filler: int) -> None:
+    """However long properties are, however much they differ, and however many sizes there are."""
+    records = ordinary_records()
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            item = keyed(f"f\x01{number:09}{'x' * filler}\x02", "KEY0", "")
+            item.body = b"x" * (number // 100)
+            data = log_of([item, item])
+            assert len(records.entries(data, 0, 0, 9).entries) == 2
+        remembered = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert remembered < 300_000
 
 
 def test_damage_in_a_known_layout_is_left_to_the_scanner() -> None:
