@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.ha.locator import MasterLocator
 from gateway.ha.master import HaMaster, Identity
@@ -174,6 +175,7 @@ async def test_a_sync_master_gives_way_to_a_slave_beside_it(
         ):
             master.storage.append(new_messages(1))
             await caught_up(master, slave)
+            await trio.testing.wait_all_tasks_blocked()  # the first bytes leave the sender's hands before it rests
             given_way.clear()
             counts = []
             for _ in range(3):
