@@ -66,7 +66,9 @@ async def serve_broker(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Runs a broker until cancelled; reports its address once its ports accept.
+    """Runs a broker until cancelled; reports its address once its ports accept and clients find it.
+
+    Name servers that do not answer are waited for as in `Registration.announce`; whoever connects is served meanwhile.
 
     Raises StoreError if the store cannot be opened, OSError if a port is taken.
     """
@@ -184,6 +186,7 @@ async def _serve(
                     register_gauges(broker.metrics, broker)
                     nursery.start_soon(serve_metrics, metrics_listeners, broker.metrics.exposition)
                 nursery.start_soon(broker.registration.run)
+                await broker.registration.announce()
                 task_status.started(f"{options.broker_ip1}:{options.listen_port}")
                 await trio.sleep_forever()
         finally:  # the services that write these files in a thread have ended

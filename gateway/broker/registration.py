@@ -60,7 +60,8 @@ class Registration:
         self._is_withheld = is_withheld
         self._open_client = open_client
         self._changes = Watermark()
-        self._told: dict[str, Watermark] = {
+        # Up to which change each name server was told, or could not be.
+        self._asked: dict[str, Watermark] = {
             address.strip(): Watermark() for address in options.namesrv_addr.split(";") if address.strip()
         }
         self._unreachable: set[str] = set()
@@ -74,16 +75,18 @@ class Registration:
     async def announce(self) -> None:
         """Tells the name servers of a change and returns when those that answer know it.
 
-        Once one does, the others have LAGGARD_SECONDS left; who needed longer is not waited for the next time.
+        Once one does, the others have LAGGARD_SECONDS left; who needed longer is not waited for the next time. Called
+        while `run` is about to begin, it is the first registration that it waits for.
         """
         self.topic_changed()
         change = self._changes.offset
-        waiting = self._told.keys() - self._unreachable - self._laggards
+        waiting = self._asked.keys() - self._unreachable - self._laggards
 
         async def wait(address: str) -> None:
-            await self._told[address].wait_for(change)
+            await self._asked[address].wait_for(change)
             waiting.discard(address)
-            scope.deadline = min(scope.deadline, trio.current_time() + LAGGARD_SECONDS)
+            if address not in self._unreachable:
+                scope.deadline = min(scope.deadline, trio.current_time() + LAGGARD_SECONDS)
 
         with trio.move_on_after(ANNOUNCE_SECONDS) as scope:
             async with trio.open_nursery() as nursery:
@@ -94,7 +97,7 @@ class Registration:
     async def run(self) -> NoReturn:
         """Registers until cancelled, then unregisters."""
         async with trio.open_nursery() as nursery:
-            for address in self._told:
+            for address in self._asked:
                 nursery.start_soon(self._keep, address)
             await trio.sleep_forever()
 
@@ -106,13 +109,15 @@ class Registration:
                     change = self._changes.offset
                     if self._is_withheld():
                         await self._unregister(client)
+                        self._asked[address].advance(change)
                         await self._changes.wait_past(change)
                     elif await self._register(client):
-                        self._told[address].advance(change)
+                        self._asked[address].advance(change)
                         is_settled = trio.current_time() >= settled
                         period = self._period if is_settled else SETTLE_PERIOD_SECONDS
                         await self._wait_for_cause(client, change, period)
                     else:
+                        self._asked[address].advance(change)
                         settled = trio.current_time() + SETTLE_SECONDS
                         await trio.sleep(RETRY_SECONDS)
             finally:

@@ -13,7 +13,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.broker.app import serve_broker
-from gateway.config import BrokerOptions
+from gateway.config import BrokerOptions, NamesrvOptions
+from gateway.namesrv.app import serve_namesrv
 from protocol.codes import ResponseCode
 from store.options import FlushDiskType
 from tests.gateway.hostile.rig import (
@@ -31,7 +32,7 @@ from tests.gateway.hostile.rig import (
     store_options,
 )
 
-COMMIT_OFFSET, QUERY_OFFSET = 15, 14
+COMMIT_OFFSET, QUERY_OFFSET, GET_CLUSTER_INFO = 15, 14, 106
 OFFSET_FIELDS = {"consumerGroup": "g", "topic": TOPIC, "queueId": 0}
 SUSPEND, SUBSCRIPTION = 2, 4
 NODE = {"DefaultCluster", "broker", "broker-a"}
@@ -60,6 +61,22 @@ async def test_fast_port_serves_everything_but_pulls(tmp_path: Path) -> None:
         assert (await fast.ask(CREATE_TOPIC, TOPIC_FIELDS)).code == ResponseCode.SUCCESS
         assert (await fast.ask(SEND_V2, send_fields(), b"x")).code == ResponseCode.SUCCESS
         assert (await fast.ask(PULL, pull_fields())).code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+
+
+async def test_a_broker_that_has_started_is_known_to_its_name_server(tmp_path: Path) -> None:
+    options = NamesrvOptions(
+        listen_port=0,
+        metrics_port=0,
+        bind_address="127.0.0.1",
+        kv_config_path=str(tmp_path / "kv.json"),
+        config_store_path=str(tmp_path / "namesrv.properties"),
+    )
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(serve_namesrv, options)
+        namesrv_port = int(address.rpartition(":")[2])
+        async with broker(tmp_path, broker_options(namesrv_addr=address)), connect(namesrv_port) as namesrv:
+            assert b"broker-a" in (await namesrv.ask(GET_CLUSTER_INFO)).body
+        nursery.cancel_scope.cancel()
 
 
 async def test_restart_keeps_messages_topics_and_offsets(tmp_path: Path) -> None:

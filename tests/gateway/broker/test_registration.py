@@ -251,6 +251,30 @@ async def test_an_announcement_waits_until_all_know(make: Make, autojump_clock: 
     assert bench.a.times == bench.b.times == [0, 5]
 
 
+async def test_an_announcement_at_the_start_waits_for_the_first_registration(
+    make: Make, autojump_clock: MockClock
+) -> None:
+    bench = await make()
+    bench.a.state = "down"
+    assert await announced(bench) < 0.1, "one that refuses the connection has answered, too"
+    assert bench.b.times == [0], "and nobody is told twice"
+
+
+async def test_a_hanging_name_server_holds_up_the_start_for_a_moment(make: Make, autojump_clock: MockClock) -> None:
+    bench = await make()
+    bench.a.state = "hangs"
+    assert 0.4 < await announced(bench) < 0.6
+    assert bench.b.times == [0]
+
+
+async def test_a_name_server_that_dies_meanwhile_does_not_hurry_the_others(
+    make: Make, autojump_clock: MockClock
+) -> None:
+    bench = await make()
+    bench.a.state, bench.b.state = "down", "hangs"
+    assert round(await announced(bench), 1) == module.ANNOUNCE_SECONDS
+
+
 async def test_a_hanging_name_server_holds_up_one_announcement_for_a_moment(
     make: Make, autojump_clock: MockClock
 ) -> None:
