@@ -67,7 +67,8 @@ def heart_beat(broker: Broker, call: Call[HeartBeat]) -> None:
         names.check_group(group)
     for consumer in beat.consumer_data_set:
         for subscription in consumer.subscription_data_set:
-            _check_topic(broker, subscription.topic)
+            if subscription.topic != names.retry_topic(consumer.group_name):  # clients add it, however long it gets
+                _check_topic(broker, subscription.topic)
     changes, conflicts = broker.clients.heartbeat(
         call.connection, beat.client_id, call.language, call.version, beat.consumer_data_set, producers
     )

@@ -30,7 +30,10 @@ def beat_body(client_id: str, *groups: str, producers: tuple[str, ...] = (), exp
         consumer_data_set=[
             bodies.ConsumerData(
                 group_name=group,
-                subscription_data_set=[bodies.SubscriptionData(topic="T", sub_string=expression, sub_version=1)],
+                subscription_data_set=[
+                    bodies.SubscriptionData(topic="T", sub_string=expression, sub_version=1),
+                    bodies.SubscriptionData(topic="%RETRY%" + group, sub_string="*", sub_version=1),
+                ],
             )
             for group in groups
         ],
@@ -206,8 +209,8 @@ async def test_differing_subscriptions_are_logged_with_both(rig: Rig) -> None:
         await beat(rig, two, "two", "g", expression="b")
         await beat(rig, one, "one", "g", expression="a")
     (warning,) = [entry for entry in logs if entry["event"] == "subscriptions_differ"]
-    assert (warning["client"], warning["subscription"]) == ("two", "T: b")
-    assert (warning["other_client"], warning["other_subscription"]) == ("one", "T: a")
+    assert (warning["client"], warning["subscription"]) == ("two", "%RETRY%g: *, T: b")
+    assert (warning["other_client"], warning["other_subscription"]) == ("one", "%RETRY%g: *, T: a")
 
 
 # ---- questions about clients
