@@ -216,7 +216,7 @@ class Joiner:
                 settings["brokerClusterName"],
                 settings["brokerName"],
                 int(settings["mappedFileSizeCommitLog"]),
-                int(figures["commitLogMinOffset"]),
+                max(0, int(figures["commitLogMinOffset"])),  # -1 before there is a file
                 int(figures["commitLogMaxOffset"]),
             )
         except (KeyError, ValueError) as error:

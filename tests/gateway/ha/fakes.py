@@ -176,8 +176,9 @@ class OfficialClient:
         if command.code == RequestCode.GET_BROKER_CONFIG:
             return response(command, body="".join(f"{key}={text}\n" for key, text in self.config.items()).encode())
         if command.code == RequestCode.GET_BROKER_RUNTIME_INFO:
+            is_new = self.log.end_offset == 0
             offsets = {
-                "commitLogMinOffset": str(self.log.start_offset),
+                "commitLogMinOffset": str(-1 if is_new else self.log.start_offset),
                 "commitLogMaxOffset": str(self.log.end_offset),
             }
             return response(command, body=KVTable(table=offsets).encode())
