@@ -40,6 +40,7 @@ class OffsetTable:
 
     def __init__(self, path: Path, now_ms: Callable[[], int]) -> None:
         self._offsets: dict[str, dict[int, int]] = {}
+        self._pulled: dict[str, dict[int, int]] = {}
         self._count = 0
         self._now_ms = now_ms
         self._changes = 0
@@ -89,11 +90,21 @@ class OffsetTable:
         queues = self._offsets.get(f"{topic}@{group}")
         return NOT_FOUND if queues is None else queues.get(queue_id, NOT_FOUND)
 
+    def pulled(self, group: str, topic: str, queue_id: int, next_offset: int) -> None:
+        """Notes that the group was given what is in front of `next_offset`; only where it has committed an offset."""
+        key = f"{topic}@{group}"
+        if queue_id in self._offsets.get(key, ()):
+            self._pulled.setdefault(key, {})[queue_id] = next_offset
+
     # ---- whole groups and topics
 
     def queues(self, group: str, topic: str) -> dict[int, int]:
         """The group's offsets in the topic by queue id; a copy."""
         return dict(self._offsets.get(f"{topic}@{group}", {}))
+
+    def pulled_queues(self, group: str, topic: str) -> dict[int, int]:
+        """Up to where the group was given messages of the topic in this run, by queue id; a copy."""
+        return dict(self._pulled.get(f"{topic}@{group}", {}))
 
     def topics_of(self, group: str) -> list[str]:
         """The topics in which the group has offsets."""
@@ -114,6 +125,7 @@ class OffsetTable:
 
     def _remove(self, key: str) -> None:
         self._count -= len(self._offsets.pop(key))
+        self._pulled.pop(key, None)
         self._changed()
 
     def clone(self, source: str, target: str, topic: str) -> None:
@@ -151,6 +163,7 @@ class OffsetTable:
             self._offsets[key] = offsets
         else:
             self._offsets.pop(key, None)
+            self._pulled.pop(key, None)
         self._count += growth
         self._changed()
         return True

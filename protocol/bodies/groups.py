@@ -54,10 +54,14 @@ class SubscriptionGroupList(OpenBody):
 
 
 class OffsetWrapper(Body):
-    """Where a group stands in a queue; `last_timestamp` is the store time (ms) of its last consumed message."""
+    """Where a group stands in a queue; `last_timestamp` is the store time (ms) of its last consumed message.
+
+    `pull_offset` (5.x) is up to where it was given messages; tools take what is between the two for being consumed.
+    """
 
     broker_offset: Int64 = 0
     consumer_offset: Int64 = 0
+    pull_offset: Int64 | None = None
     last_timestamp: Int64 = 0
 
 

@@ -142,7 +142,7 @@ class _Positions:
 
     def __init__(self, broker: Broker, group: str, topics: Iterable[str]) -> None:
         self._store = broker.store
-        self._consumed: list[tuple[bodies.MessageQueue, int]] = []
+        self._consumed: list[tuple[bodies.MessageQueue, int, int]] = []
         self.per_second = 0.0
         """Messages that the group was given in the last minute, per second."""
         online = broker.clients.consumer_group(group)
@@ -152,17 +152,22 @@ class _Positions:
                 continue  # what an online group subscribes to no more is left out, as official does
             self.per_second += broker.traffic.per_second("GROUP_GET_NUMS", f"{topic}@{group}")
             consumed = broker.offsets.queues(group, topic)
-            self._consumed += [(queue, consumed.get(queue.queue_id, 0)) for queue in queues_of(broker, config)]
+            pulled = broker.offsets.pulled_queues(group, topic)
+            self._consumed += [
+                (queue, consumed.get(queue.queue_id, 0), pulled.get(queue.queue_id, 0))
+                for queue in queues_of(broker, config)
+            ]
 
     def measure(self) -> dict[bodies.MessageQueue, bodies.OffsetWrapper]:
         """The group's place in each queue; in any thread."""
-        return {queue: self._place(queue, offset) for queue, offset in self._consumed}
+        return {queue: self._place(queue, offset, pulled) for queue, offset, pulled in self._consumed}
 
-    def _place(self, queue: bodies.MessageQueue, offset: int) -> bodies.OffsetWrapper:
+    def _place(self, queue: bodies.MessageQueue, offset: int, pulled: int) -> bodies.OffsetWrapper:
         last = self._store.store_time_at(queue.topic, queue.queue_id, offset - 1) if offset > 0 else 0
         return bodies.OffsetWrapper(
             broker_offset=self._store.max_offset(queue.topic, queue.queue_id),
             consumer_offset=offset,
+            pull_offset=max(offset, pulled),
             last_timestamp=max(last, 0),
         )
 

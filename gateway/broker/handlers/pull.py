@@ -139,6 +139,7 @@ class Pull:
             header.next_begin_offset = request.queue_offset
         if code == ResponseCode.PULL_OFFSET_MOVED:
             code = self._moved(header)
+        broker.offsets.pulled(request.consumer_group, request.topic, request.queue_id, header.next_begin_offset)
         broker.stats.pull_answered(result.count)
         if code == ResponseCode.SUCCESS:
             broker.metrics.messages_delivered(request.topic, request.consumer_group, result.count, result.size)

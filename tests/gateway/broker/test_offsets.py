@@ -113,6 +113,17 @@ def test_who_has_offsets_where(table: OffsetTable) -> None:
     assert len(table) == 1
 
 
+def test_what_was_given_is_noted_where_something_was_committed(table: OffsetTable) -> None:
+    table.commit("g", "T", 0, 1, ceiling=9)
+    for queue_id in (0, 1):
+        table.pulled("g", "T", queue_id, 5)
+    table.pulled("stranger", "T", 0, 5)
+    assert table.pulled_queues("g", "T") == {0: 5}
+    assert table.pulled_queues("stranger", "T") == {}
+    table.remove_group("g")
+    assert table.pulled_queues("g", "T") == {}
+
+
 def test_a_clone_is_independent(table: OffsetTable) -> None:
     table.commit("g", "T", 0, 4, ceiling=9)
     table.clone("g", "h", "T")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from protocol import bodies
-from protocol.codes import RequestCode, ResponseCode
+from protocol.codes import PULL_SUBSCRIPTION, RequestCode, ResponseCode
 from protocol.header import Header
 from protocol.requests.groups import (
     DeleteSubscriptiongroup,
@@ -17,6 +17,7 @@ from protocol.requests.groups import (
     QueryTopicsByConsumer,
 )
 from protocol.requests.offsets import CloneGroupOffset
+from protocol.requests.pull import PullMessage
 from store.options import BrokerRole
 from tests.gateway.broker.fakes import FakePeer
 from tests.gateway.broker.handlers.rig import Rig
@@ -134,6 +135,28 @@ async def test_where_a_group_stands(consumed: Rig) -> None:
     assert await places(consumed, GetConsumeStats(consumer_group="g", topic="T", topic_list="U;")) == of_u
     assert await places(consumed, GetConsumeStats(consumer_group="unknown")) == {}
     assert await places(consumed, GetConsumeStats(consumer_group="g", topic="unknown")) == {}
+
+
+async def test_what_a_group_was_given_and_has_not_confirmed(consumed: Rig) -> None:
+    async def pulled() -> list[int | None]:
+        answer = await consumed.ask(RequestCode.GET_CONSUME_STATS, GetConsumeStats(consumer_group="g", topic="T"))
+        return [place.pull_offset for place in bodies.ConsumeStats.decode(answer.body).offset_table.values()]
+
+    assert await pulled() == [0, 2], "what was confirmed must have been given"
+    header = PullMessage(
+        consumer_group="g",
+        topic="T",
+        queue_id=1,
+        queue_offset=2,
+        max_msg_nums=2,
+        sys_flag=PULL_SUBSCRIPTION,
+        commit_offset=0,
+        suspend_timeout_millis=0,
+        subscription="*",
+        sub_version=0,
+    )
+    assert (await consumed.ask(RequestCode.PULL_MESSAGE, header)).code == ResponseCode.SUCCESS
+    assert await pulled() == [0, 4]
 
 
 async def test_how_fast_a_group_consumes(consumed: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
