@@ -132,6 +132,11 @@ class Arrivals:
         self.count += len(entries)
 
     @property
+    def size(self) -> int:
+        """Bytes of all of them in the log."""
+        return sum([entry[4] for entries, _ in self._runs for entry in entries])
+
+    @property
     def topics(self) -> set[str]:
         """Of those that consumers can see."""
         return {entry[0] for entries, _ in self._runs for entry in entries if entry[2] >= 0}

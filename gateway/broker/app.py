@@ -120,6 +120,8 @@ def build_broker(options: BrokerOptions, store_options: StoreOptions, store: Mes
     storage = Storage(store, store_options, arrived=pulls.arrived)
     metrics = Metrics({"cluster": options.broker_cluster_name, "node_type": "broker", "node_id": options.broker_name})
     stats = BrokerStats(now_ms)
+    if store_options.broker_role is BrokerRole.SLAVE:
+        storage.also_tell(stats.messages_replicated)
     return Broker(
         options=options,
         store_options=store_options,

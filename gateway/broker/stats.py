@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from gateway.broker.puttimes import PutTimes
+from store.engine import Arrivals
 
 WINDOWS_S = (10, 60, 600)
 _KEPT_SAMPLES = max(WINDOWS_S) + 1
@@ -52,6 +53,10 @@ class BrokerStats:
         """`count` messages of `size` bytes together went into the log."""
         self.stored += count
         self.stored_bytes += size
+
+    def messages_replicated(self, messages: Arrivals) -> None:
+        """These came from the master; a slave counts them as stored, as official 4.9.4 does."""
+        self.messages_stored(messages.count, messages.size)
 
     def messages_failed(self, count: int) -> None:
         """`count` messages could not be stored."""

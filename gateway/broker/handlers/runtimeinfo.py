@@ -14,13 +14,13 @@ from gateway.broker.names import SCHEDULE_TOPIC
 from gateway.broker.state import Broker
 from gateway.config import broker_properties
 from protocol.codes import VERSION
+from store.options import BrokerRole
 
 VERSION_TEXT = "V4_9_4"
 UNMEASURED = {
     "dispatchMaxBuffer": "0",
     "pageCacheLockTimeMills": "0",
     "remainTransientStoreBufferNumbs": str(2**31 - 1),
-    "brokerActive": "true",
     "timerReadBehind": "0",
     "timerOffsetBehind": "0",
     "timerCongestNum": "0",
@@ -51,6 +51,7 @@ def _identity(broker: Broker) -> dict[str, str]:
         "runtime": duration_text(broker.now_ms() - started_ms),
         "brokerVersion": str(VERSION),
         "brokerVersionDesc": VERSION_TEXT,
+        "brokerActive": "false" if broker.store_options.broker_role is BrokerRole.SLAVE else "true",
         "startAcceptSendRequestTimeStamp": str(broker.options.start_accept_send_request_time_stamp),
     }
 

@@ -1,9 +1,11 @@
 """What others ask about replication: a slave that wants to follow, and the 5.x tools."""
 
 from collections.abc import Callable
+from pathlib import Path
 from zlib import crc32
 
 from gateway.ha.progress import Replica
+from protocol.bodies import KVTable
 from protocol.bodies.runtime import HARuntimeInfo
 from protocol.codes import RequestCode, ResponseCode
 from protocol.requests.replication import (
@@ -84,6 +86,19 @@ async def test_tools_see_how_far_each_slave_is(make_rig: Make) -> None:
         ("near", 100, True),
         ("far", 200, False),
     ]
+
+
+async def test_tools_see_what_a_slave_has_got(make_rig: Make, tmp_path: Path) -> None:
+    master = make_rig()
+    master.store_messages("TopicTest", 0, 3)
+    data = master.broker.store.read_raw(0, 1000)
+    own = {name: str(tmp_path / name) for name in ("store_path_root_dir", "store_path_commit_log")}
+    slave = make_rig(store=SLAVE | own, broker_id=1)
+    slave.broker.storage.append_raw(0, data)
+    slave.broker.storage.dispatch(10)
+    figures = KVTable.decode((await slave.ask(RequestCode.GET_BROKER_RUNTIME_INFO)).body).table
+    assert (figures["putMessageTimesTotal"], figures["putMessageSizeTotal"]) == ("3", str(len(data)))
+    assert figures["brokerActive"] == "false"
 
 
 async def test_tools_see_whom_a_slave_follows(make_rig: Make) -> None:
