@@ -22,7 +22,7 @@ from gateway.broker.groups import GroupTable
 from gateway.broker.handlers import ROUTES, clients
 from gateway.broker.incoming import IncomingMessages
 from gateway.broker.locks import LockTable
-from gateway.broker.names import HeaderNames
+from gateway.broker.names import TIMER_TOPIC, HeaderNames
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.pulls import ParkedPulls
 from gateway.broker.registration import Registration
@@ -85,6 +85,8 @@ async def serve_broker(
             await stack.enter_async_context(listener)
         store = MessageStore.open(store_options, now_ms=now_ms)
         try:
+            if is_master and (timers := store.max_offset(TIMER_TOPIC, 0) - store.min_offset(TIMER_TOPIC, 0)):
+                log.warning("timer_messages_not_delivered", topic=TIMER_TOPIC, messages=timers)
             broker = build_broker(options, store_options, store)
             await _serve(broker, listeners, fast_listeners, ha_listeners, metrics_listeners, task_status)
         finally:

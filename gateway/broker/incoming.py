@@ -52,6 +52,8 @@ ILLEGAL_MESSAGE = (
     "msg body length limit {body} bytes, msg properties length limit 32767 bytes."
 )
 
+TIMER_PROPERTIES = frozenset({"TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"})
+
 _NO_HOST_FLAGS = ~HOST_FLAGS
 
 BATCH_GROWTH = 4
@@ -140,6 +142,7 @@ class IncomingMessages:
             return message
         if topic[0] == "%" and topic.startswith(names.RETRY_PREFIX):
             self._divert_exhausted(header, command, message, properties)
+        self._refuse_timer(properties)
         if "DELAY" in properties or "TRAN_MSG" in properties:
             return self._set_aside(message, properties)
         return message
@@ -176,6 +179,7 @@ class IncomingMessages:
             ) from None
         if "DELAY" in properties and self._delays.level(properties) > 0:
             raise Refused(ResponseCode.MESSAGE_ILLEGAL, "a message of a batch cannot be delayed")
+        self._refuse_timer(properties)
         tags = properties.get("TAGS")
         return NewMessage(
             envelope.topic,
@@ -254,6 +258,18 @@ class IncomingMessages:
             self.create_topic(message.topic, 1)
 
     # ---- what consumers do not see yet
+
+    def _refuse_timer(self, properties: dict[str, str]) -> None:
+        """Refuses what a client of 5.x wants to have delivered at a time of its own, in the words of official 5.x.
+
+        A level counts more, and a time that has come (TIMER_OUT_MS) no more (5.x HookUtils.checkIfTimerMessage).
+        """
+        if TIMER_PROPERTIES.isdisjoint(properties) or "TIMER_OUT_MS" in properties:
+            return
+        if self._delays.level(properties) > 0:
+            return
+        remark = "accurate timer message is not enabled, timerWheelEnable is false; use a delay level"
+        raise Refused(ResponseCode.SYSTEM_ERROR, remark)
 
     def _set_aside(self, message: NewMessage, properties: dict[str, str]) -> NewMessage:
         """A delayed message waits in the schedule topic, a half message in its own; others stay what they are."""

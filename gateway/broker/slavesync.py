@@ -21,6 +21,7 @@ from typing import NoReturn
 import structlog
 import trio
 
+from gateway.broker import names
 from gateway.broker.groups import GroupTable
 from gateway.broker.offsets import OffsetTable
 from gateway.broker.topics import TopicTable
@@ -42,6 +43,7 @@ RETRY_SECONDS = 1.0
 MAX_UNKNOWN_TOPICS = 10_000
 CALL_SECONDS = 3.0
 FAST_PORT_DISTANCE = 2
+TIMERS = "a master of 5.x delivers them when they are due; this broker, if it becomes the master, does not"
 
 WriteFile = Callable[[Callable[[], None]], Awaitable[OSError | None]]
 
@@ -70,10 +72,14 @@ class SlaveSync:
         self._failing: set[str] = set()
         self._unknown_topics: set[str] = set()
         self._topic_seen = trio.Event()
+        self._told_of_timers = False
 
     def arrived(self, messages: Arrivals) -> None:
         """These messages were replicated. Each unknown topic counts once: the master may have deleted it since."""
         for topic in messages.topics:
+            if topic == names.TIMER_TOPIC and not self._told_of_timers:
+                self._told_of_timers = True
+                log.warning("timer_messages_not_delivered", topic=topic, reason=TIMERS)
             if topic not in self._topics and topic not in self._unknown_topics:
                 if len(self._unknown_topics) >= MAX_UNKNOWN_TOPICS:
                     self._unknown_topics.clear()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from gateway.broker.app import serve_broker
 from gateway.config import BrokerOptions, NamesrvOptions
@@ -61,6 +62,17 @@ async def test_fast_port_serves_everything_but_pulls(tmp_path: Path) -> None:
         assert (await fast.ask(CREATE_TOPIC, TOPIC_FIELDS)).code == ResponseCode.SUCCESS
         assert (await fast.ask(SEND_V2, send_fields(), b"x")).code == ResponseCode.SUCCESS
         assert (await fast.ask(PULL, pull_fields())).code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
+
+
+async def test_a_master_warns_of_timer_messages_that_nobody_will_deliver(tmp_path: Path) -> None:
+    options = broker_options()
+    async with broker(tmp_path, options) as client:
+        assert (await client.ask(SEND_V2, send_fields(b="rmq_sys_wheel_timer"), b"x")).code == ResponseCode.SUCCESS
+    with capture_logs() as logs:
+        async with broker(tmp_path, options):
+            pass
+    (warning,) = [entry for entry in logs if entry["event"] == "timer_messages_not_delivered"]
+    assert warning["messages"] == 1
 
 
 async def test_a_broker_that_has_started_is_known_to_its_name_server(tmp_path: Path) -> None:

@@ -303,6 +303,18 @@ def test_dead_letters_are_not_delayed(bench: Bench) -> None:
     assert (message.topic, stored_properties(message)["DELAY"]) == ("%DLQ%g", "0")
 
 
+@pytest.mark.parametrize("name", ["TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"])
+def test_timer_messages_are_refused(bench: Bench, name: str) -> None:
+    """Delivering them at once would be worse."""
+    code, remark = refusal(bench, properties=f"{name}\x0120")
+    assert (code, "timerWheelEnable is false" in remark) == (ResponseCode.SYSTEM_ERROR, True)
+    assert refusal(bench, properties=f"TRAN_MSG\x01true\x02{name}\x0120")[0] == ResponseCode.SYSTEM_ERROR
+    with pytest.raises(Refused, match="timer message"):
+        batch(bench, [BatchItem(0, b"x", f"{name}\x0120".encode())])
+    assert bench.accept(properties=f"{name}\x0120\x02DELAY\x013").topic == "SCHEDULE_TOPIC_XXXX"
+    assert bench.accept(properties=f"{name}\x0120\x02TIMER_OUT_MS\x015").topic == "T"
+
+
 def test_what_is_added_counts_for_the_limit(bench: Bench) -> None:
     room = 32767 - len("DELAY\x011\x02k\x01\x02CLUSTER\x01DefaultCluster")
     text = "DELAY\x01{}\x02k\x01" + "v" * room

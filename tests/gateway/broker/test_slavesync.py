@@ -278,6 +278,13 @@ async def test_a_topic_that_the_master_does_not_know_either_counts_once(
     assert len(master.asked) == 2 * rounds
 
 
+async def test_timer_messages_are_warned_of_once(slave: Slave) -> None:
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            slave.sync.arrived(of_topics("rmq_sys_wheel_timer"))
+    assert [entry["event"] for entry in logs] == ["timer_messages_not_delivered"]
+
+
 async def test_many_unknown_topics_at_once_cost_one_round_a_second(
     master: Master, slave: Slave, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
