@@ -37,12 +37,16 @@ LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class SlaveLink:
-    """A slave's connection; `replica` is set once its first report was found good."""
+    """A slave's connection; `replica` is set once its first report was found good.
+
+    `is_back_soon` tells that it was closed for its slave to come again.
+    """
 
     def __init__(
         self, stream: trio.abc.Stream, storage: LogStorage, progress: ReplicaProgress, options: StoreOptions
     ) -> None:
         self.replica: Replica | None = None
+        self.is_back_soon = False
         self._stream = stream
         self._is_local = is_within_machine(stream)
         self._storage = storage

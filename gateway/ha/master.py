@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 MAX_LINKS = 64
 MAX_HOSTS = 1024
 SAY_AGAIN_SECONDS = 60.0
+BACK_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 DRAIN_LOOK_SECONDS = 0.01
 
@@ -147,9 +148,13 @@ class HaMaster:
             raise Refused(ResponseCode.SYSTEM_BUSY, str(error)) from None
 
     def role_changed(self) -> None:
-        """From now on sends wait for slaves, or no longer do: those that a join told so join again."""
+        """From now on sends wait for slaves, or no longer do: those that a join told so join again.
+
+        Meanwhile they are not missing: a send waits for those that are back within BACK_SECONDS.
+        """
         for replica, link in self._links.items():
             if replica.broker_id is not None:
+                link.is_back_soon = True
                 link.close()
 
     # ---- the HA port
@@ -216,10 +221,14 @@ class HaMaster:
             peer_log.info("slave_gone", reason=str(error) or "connection lost")
         finally:
             self._link_count -= 1
-            if link.replica is not None:
-                self._detach(link.replica)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await trio.aclose_forcefully(stream)
+            try:
+                if link.is_back_soon:
+                    await trio.sleep(BACK_SECONDS)
+            finally:
+                if link.replica is not None:
+                    self._detach(link.replica)
 
     def _is_news(self, host: str, reason: str) -> bool:
         """Whether to log a refusal: an official slave comes again each few seconds with other offsets."""
@@ -258,8 +267,10 @@ class HaMaster:
         link.replica = replica
         replaced = self.progress.attach(replica)
         if replaced is not None:
-            self._links.pop(replaced).close()
-            log.warning("slave_replaced", slave=replica.name, before=replaced.name, broker_id=replica.broker_id)
+            before = self._links.pop(replaced)
+            before.close()
+            if not before.is_back_soon:
+                log.warning("slave_replaced", slave=replica.name, before=replaced.name, broker_id=replica.broker_id)
         self._links[replica] = link
         log.info("slave_linked", slave=replica.name, offset=replica.acked, end_offset=self._storage.store.end_offset)
 

@@ -427,7 +427,7 @@ async def test_the_new_link_of_a_slave_ends_its_old_one() -> None:
         assert [entry["broker_id"] for entry in logs if entry["event"] == "slave_replaced"] == [1]
 
 
-async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them() -> None:
+async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them(autojump_clock: MockClock) -> None:
     master, _ = make_master(MemoryLog(DATA), broker_role=BrokerRole.ASYNC_MASTER)
     assert not (await join(master, 5000)).eager
     async with linked(master) as ours, linked(master, "10.0.0.8") as official:
@@ -438,6 +438,8 @@ async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them()
         master._options.change({"brokerRole": "SYNC_MASTER"})
         master.role_changed()
         assert await ours.closed()
+        assert [replica.broker_id for replica in master.progress.replicas] == [1, None], "it is not missing yet"
+        await trio.sleep(master_module.BACK_SECONDS + 0.1)
         assert [replica.broker_id for replica in master.progress.replicas] == [None]
     assert (await join(master, 5000)).eager
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -207,6 +208,22 @@ async def test_a_new_slave_that_waited_for_its_master(tmp_path: Path) -> None:
             async with slave_at(tmp_path / "slave", ha, port) as slave:
                 await trio.sleep(1.5)
                 await caught_up(master, slave)
+
+
+async def test_sends_are_replicated_from_the_moment_in_which_a_master_becomes_synchronous(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with master_at(tmp_path / "master", role=BrokerRole.ASYNC_MASTER) as (master, ha, port):
+            master.storage.append(new_messages(10))
+            async with slave_at(tmp_path / "slave", ha, port) as slave:
+                await slave.storage.appended.wait_for(master.store.end_offset)
+                with structlog.testing.capture_logs() as logs:
+                    for role in ("SYNC_MASTER", "ASYNC_MASTER", "SYNC_MASTER"):
+                        master.options.change({"brokerRole": role})
+                        ha.role_changed()
+                        await trio.testing.wait_all_tasks_blocked()
+                        await confirmed(master, 10)
+                assert slave.store.end_offset == master.store.end_offset
+                assert "slave_replaced" not in [entry["event"] for entry in logs]
 
 
 @pytest.mark.parametrize("silent", [False, True])
