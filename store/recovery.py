@@ -7,6 +7,8 @@ only reads. ``apply`` does what the verdict says, and keeps a copy of every byte
 What the checkpoint vouches for is not read again. From there on:
 - Only zeros follow: the log ends here.
 - Something else follows, and no good record behind it: a torn tail. It is cut off.
+- A filler with nothing behind it is cut off, too: official 4.8 leaves old bytes in fillers, of which a slave may not
+  have got all, and then it would differ from its master (official brokers end the log in front of it as well).
 - Good records follow behind the bad place. Then it matters how the bad place looks. Power loss forgets whole
   sectors, and what was never flushed there reads as zeros; then nothing behind it was promised to anybody, and
   the log ends in front of it, so that what remains is always a prefix. Anything else, and zeros where power was
@@ -159,22 +161,24 @@ class _Inspection:
                 progress("reading the commitlog", scanner.offset - verdict.begin, total)
             verdict.end = scanner.offset
             reason = scanner.stop.reason if scanner.stop is not None else None
-            at = self._behind(scanner.offset, reason)
+            at = self._behind(scanner.offset, reason, scanner.filler_at)
         self._sort_files()
         return verdict
 
-    def _behind(self, end: int, reason: str | None) -> int | None:
+    def _behind(self, end: int, reason: str | None, filler_at: int | None) -> int | None:
         """The records stop at ``end``: where they go on, or None if that is the end of the log."""
         files, verdict = self.files, self.verdict
-        rest = files.next_nonzero(end, glance=self.ending is Ending.CLOSED)
-        if rest is None:
+        if files.next_nonzero(end, glance=self.ending is Ending.CLOSED) is None:
+            if filler_at is not None:
+                self._cut(filler_at, "a filler that may not be there whole")
+                verdict.end = filler_at
             return None
         good = find_record_in_files(files, end + 1 if reason is not None else end)
         if good is None:
-            self._cut(end, rest, reason or "bytes behind the end of the log")
+            self._cut(end, reason or "bytes behind the end of the log")
             return None
         if self.ending is Ending.UNKNOWN and self._was_never_written(end, good):
-            self._cut(end, rest, f"{reason or 'a file is missing'}, as after a loss of power")
+            self._cut(end, f"{reason or 'a file is missing'}, as after a loss of power")
             return None
         why = reason or "a file is missing"
         verdict.damages.append(Place(files.path(end), end, good - end, why))
@@ -200,7 +204,7 @@ class _Inspection:
             position = stop
         return False
 
-    def _cut(self, end: int, rest: int, reason: str) -> None:
+    def _cut(self, end: int, reason: str) -> None:
         """Everything from ``end`` on goes. One place for each file that has something."""
         files = self.files
         for base in files.bases:

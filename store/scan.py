@@ -95,6 +95,8 @@ class Scanner:
         self._check_crc = check_crc
         self._ending = ending
         self.offset = offset
+        self.filler_at: int | None = None
+        """Where the filler begins that the walk has just passed; None if a record was the last."""
         self.stop: Stop | None = None
         self.count = 0
 
@@ -174,6 +176,8 @@ class Scanner:
             records.append(record)
             position += total
         self.offset = begin + position
+        if position:
+            self.filler_at = None
         if reason is not None:
             self._end(reason)
         # A record that only began behind other ones is read again from its own begin.
@@ -202,6 +206,7 @@ class Scanner:
             self._end(None)
         else:
             self.offset = file_end
+            self.filler_at = offset
         return 0
 
 

@@ -14,6 +14,7 @@ from store.engine import MessageStore
 from store.errors import StoreDamaged, StoreError, StoreLocked
 from store.files import FileSystem
 from store.logfiles import LogFiles
+from store.options import BrokerRole
 from store.recovery import inspect
 from store.scan import Scanner
 from tests.fakes import Clock, PowerLossFiles
@@ -469,3 +470,34 @@ def test_cuts_over_several_files_are_all_kept(tmp_path: Path, logs: list[structl
     fill(store, 90, first=100)
     assert bodies(store)[-1] == body(189)
     store.close()
+
+
+@pytest.mark.parametrize("ends_in_order", [True, False])
+@pytest.mark.parametrize("received", [8, 100, -1])
+def test_a_slave_gets_a_filler_again_that_it_had_in_part(tmp_path: Path, received: int, ends_in_order: bool) -> None:
+    """Official 4.8 leaves old bytes in fillers; slave and master have to have the same."""
+    master = open_store(tmp_path / "master")
+    while master.end_offset <= FILE:
+        master.append([message(b"x" * 900)])
+    data = bytearray(master.read_raw(0, FILE))
+    master.close()
+    filler = Scanner(lambda offset, length: bytes(data[offset : offset + length]), FILE, 0)
+    filler.next_records()
+    assert filler.filler_at is not None
+    assert filler.filler_at + 100 < FILE
+    data[filler.filler_at + 8 :] = b"old" * FILE
+    del data[FILE:]
+    cut = filler.filler_at + received if received > 0 else FILE + received
+
+    slave = open_store(tmp_path / "slave", broker_role=BrokerRole.SLAVE)
+    slave.append_raw(0, bytes(data[:cut]))
+    slave.dispatch_step()
+    if ends_in_order:
+        slave.close()
+    else:
+        crash(slave)
+    slave = open_store(tmp_path / "slave", broker_role=BrokerRole.SLAVE)
+    assert slave.end_offset == filler.filler_at
+    slave.append_raw(slave.end_offset, bytes(data[slave.end_offset :]))
+    slave.close()
+    assert log_file(tmp_path / "slave").read_bytes() == data
