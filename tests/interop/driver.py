@@ -228,8 +228,9 @@ class Producer(Unattended):
     ) -> Json:
         """Sends one message: mode sync, async or oneway; `to` a queue, or `select`ed by number, or wherever.
 
-        `message`: tags, keys, props, flag, wait, delay; size and seed instead of a body. The result has the
-        fields of SendResult (none of them when oneway) and `sentAt` in µs.
+        `message`: tags, keys, props, flag, wait, delay, system (properties as setters of newer clients write
+        them); size and seed instead of a body. The result has the fields of SendResult (none of them when
+        oneway) and `sentAt` in µs.
         """
         how: Json = {"mode": mode}
         if to is not None:

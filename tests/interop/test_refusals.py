@@ -7,7 +7,7 @@ import pytest
 from tests.interop.child import wait_until
 from tests.interop.conftest import CLIENTS, MakeDriver, has_route
 from tests.interop.driver import ClientError, Driver
-from tests.interop.processes import Cluster
+from tests.interop.processes import OURS, Cluster
 
 pytestmark = pytest.mark.interop
 
@@ -52,6 +52,18 @@ def test_a_message_above_the_broker_s_limit(client: Driver, strict: Cluster) -> 
         with pytest.raises(ClientError, match="CODE: 13"):
             producer.send(topic, size=3000, seed=1)
         assert producer.send(topic, "fine")["status"] == "SEND_OK"
+
+
+def test_a_time_of_its_own_for_a_message(client: Driver, strict: Cluster, target: str) -> None:
+    """What setDelayTimeSec of 5.x asks for is refused, as by an official 5.x broker whose timers are off."""
+    if target != OURS:
+        pytest.skip("4.x brokers deliver at once, 5.x at the time")
+    topic = client.fresh("timer")
+    create(strict, topic)
+    with client.producer(strict.namesrv_addr) as producer:
+        with pytest.raises(ClientError, match="timerWheelEnable is false"):
+            producer.send(topic, "later", system={"TIMER_DELAY_SEC": "10"})
+        assert producer.send(topic, "now")["status"] == "SEND_OK"
 
 
 def test_a_topic_that_may_not_be_written(client: Driver, strict: Cluster) -> None:

@@ -14,6 +14,7 @@ import java.util.zip.CRC32;
 import org.apache.rocketmq.client.ClientConfig;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageClientExt;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
@@ -71,6 +72,11 @@ final class Texts {
         if (from.containsKey("props")) {
             for (Map.Entry<String, Object> property : from.getJSONObject("props").entrySet()) {
                 message.putUserProperty(property.getKey(), String.valueOf(property.getValue()));
+            }
+        }
+        if (from.containsKey("system")) {
+            for (Map.Entry<String, Object> property : from.getJSONObject("system").entrySet()) {
+                MessageAccessor.putProperty(message, property.getKey(), String.valueOf(property.getValue()));
             }
         }
         return message;
