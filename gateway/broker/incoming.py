@@ -140,9 +140,9 @@ class IncomingMessages:
         )
         if properties is None:
             return message
+        self._refuse_timer(properties)
         if topic[0] == "%" and topic.startswith(names.RETRY_PREFIX):
             self._divert_exhausted(header, command, message, properties)
-        self._refuse_timer(properties)
         if "DELAY" in properties or "TRAN_MSG" in properties:
             return self._set_aside(message, properties)
         return message

@@ -313,6 +313,8 @@ def test_timer_messages_are_refused(bench: Bench, name: str) -> None:
         batch(bench, [BatchItem(0, b"x", f"{name}\x0120".encode())])
     assert bench.accept(properties=f"{name}\x0120\x02DELAY\x013").topic == "SCHEDULE_TOPIC_XXXX"
     assert bench.accept(properties=f"{name}\x0120\x02TIMER_OUT_MS\x015").topic == "T"
+    dead = bench.accept("%RETRY%g", reconsume_times=16, properties=f"{name}\x0120\x02DELAY\x014")
+    assert dead.topic == "%DLQ%g", "its level counted while it was retried"
 
 
 def test_what_is_added_counts_for_the_limit(bench: Bench) -> None:
