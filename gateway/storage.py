@@ -120,11 +120,19 @@ class Storage:
 
     # ---- writing
 
-    def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
-        """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept."""
-        end = self.store.append(messages, atomic=atomic)
+    def append(self, messages: list[NewMessage], *, atomic: bool = False, dispatch: bool = True) -> int:
+        """Appends the messages; returns the offset below which they stand. Raises StoreError; then nothing is kept.
+
+        Without `dispatch` consumers see them after `dispatch_appended`, which has to follow in the same turn.
+        """
+        end = self.store.append(messages, atomic=atomic, dispatch=dispatch)
         self.hear_slaves()
         return end
+
+    def dispatch_appended(self) -> None:
+        """Makes visible what was appended without `dispatch`; under SYNC_FLUSH each flush does it."""
+        if self.undispatched_bytes:
+            self.store.dispatch_step(DISPATCH_LIMIT)
 
     def append_raw(self, offset: int, data: bytes) -> int:
         """Appends a master's bytes at `offset`; `dispatch` makes visible what is complete."""
@@ -132,7 +140,7 @@ class Storage:
 
     @property
     def undispatched_bytes(self) -> int:
-        """On a slave: how much `dispatch` has still to do, 0 under SYNC_FLUSH, where each flush does it."""
+        """How much `dispatch` has still to do, 0 under SYNC_FLUSH, where each flush does it."""
         return 0 if self._sync_flush else self.store.end_offset - self.store.dispatched_offset
 
     def dispatch(self, limit: int) -> bool:

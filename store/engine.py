@@ -154,9 +154,8 @@ class MessageStore:
     ) -> MessageStore:
         """Lock the directory, recover what the last stop left, and be ready.
 
-        ``progress`` is told how far long work is; by default it goes to the log now and then. StoreError with one
-        clear line if that is impossible (StoreLocked, StoreDamaged); nothing but the lock
-        file and empty directories was made then.
+        ``progress`` is told how far long work is; by default it goes to the log now and then. StoreError with one clear
+        line if that is impossible (StoreLocked, StoreDamaged); only the lock file and empty directories were made then.
         """
         fs = fs or FileSystem()
         root = options.store_path_root_dir
@@ -250,11 +249,12 @@ class MessageStore:
 
     # --- write ---------------------------------------------------------------------------------------
 
-    def append(self, messages: list[NewMessage], *, atomic: bool = False) -> int:
+    def append(self, messages: list[NewMessage], *, atomic: bool = False, dispatch: bool = True) -> int:
         """Store the messages; sets their offsets, time and size. Returns the end of the log.
 
         ``atomic``: contiguous, in one file (a batch send). The caller has checked the limits of topic, properties
-        and body. StoreFull, StorePoisoned, MessageIllegal: nothing was stored.
+        and body. Without ``dispatch`` they become visible with the next ``dispatch_step``, not at once.
+        StoreFull, StorePoisoned, MessageIllegal: nothing was stored.
         """
         refusal = self._upkeep.refusal()
         if refusal is not None:
@@ -266,7 +266,7 @@ class MessageStore:
         self._last_timestamp = now
         end = commit_log.end_offset
         self.log_grew(end)
-        if self._sync_flush:
+        if self._sync_flush or not dispatch:
             self._dispatcher.hold(begin, end, entries, now)
             return end
         try:
@@ -290,7 +290,7 @@ class MessageStore:
         return end
 
     def dispatch_step(self, limit: int = 512) -> Arrivals:
-        """Make further messages visible; returns them. For SYNC_FLUSH and slaves. StoreError: later again."""
+        """Make further messages visible; returns them. For SYNC_FLUSH, slaves, and appends without ``dispatch``."""
         until = self._flusher.flushed_offset if self._sync_flush else self._log.end_offset
         try:
             arrivals = self._dispatcher.step(limit, until)

@@ -39,7 +39,7 @@ class FakeStore:
         self.undispatched: list[str] = []
         self.log_grew: Callable[[int], None] = lambda end: None
 
-    def append(self, messages: list[Any], *, atomic: bool) -> int:
+    def append(self, messages: list[Any], *, atomic: bool, dispatch: bool) -> int:
         self.end_offset += len(messages)
         self.log_grew(self.end_offset)
         return self.end_offset

@@ -1,16 +1,18 @@
 """What one read of a socket brings to a master whose producers wait for a slave."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
 
 from gateway.broker.handlers.send import OVERLAPPED_REQUESTS
+from gateway.broker.pulls import ParkedPull
 from gateway.ha.progress import Replica
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command
 from protocol.requests.send import SendMessageReply, SendMessageV2
-from store.options import BrokerRole
+from store.options import BrokerRole, FlushDiskType
 from tests.gateway.broker.handlers.rig import Rig
 
 Make = Callable[..., Rig]
@@ -129,6 +131,35 @@ async def test_a_report_that_arrives_meanwhile_is_answered_before_the_work_is_do
     progress.hear = lambda: acknowledge(rig, replica, rig.broker.store.end_offset)
     send(rig, MANY)
     assert offsets(answered(rig)) == list(range(MANY))
+
+
+async def test_producers_whose_slave_is_quick_do_not_wait_for_the_queues(make_rig: Make) -> None:
+    rig = make_rig(store=SYNC_MASTER)
+    replica = linked(rig)
+    store = rig.broker.store
+    assert rig.broker.replication.master is not None
+    rig.broker.replication.master.progress.hear = lambda: acknowledge(rig, replica, store.end_offset)
+    events: list[tuple[str, int]] = []
+
+    def note(event: str) -> None:
+        events.append((event, store.max_offset("TopicTest", 0)))
+
+    rig.tool.post_now = lambda *buffers: note("answered")  # type: ignore[method-assign]
+    pull = ParkedPull(rig.tool, ("TopicTest", 0), None, trio.current_time() + 15, partial(note, "arrived"))  # type: ignore[arg-type]
+    assert rig.broker.pulls.park(pull)
+    send(rig, 3)
+    assert events == [("answered", 0), ("arrived", 3)]
+
+
+@pytest.mark.parametrize("flush", list(FlushDiskType))
+async def test_what_waits_for_a_slave_is_visible_without_it(make_rig: Make, flush: FlushDiskType) -> None:
+    rig = make_rig(store=SYNC_MASTER | {"flush_disk_type": flush})
+    linked(rig)
+    send(rig, 3)
+    assert rig.broker.store.max_offset("TopicTest", 0) == (3 if flush is FlushDiskType.ASYNC_FLUSH else 0)
+    await rig.broker.storage.flush()
+    assert rig.broker.store.max_offset("TopicTest", 0) == 3
+    assert answered(rig) == []
 
 
 @pytest.mark.parametrize("text", ["false", "FALSE", "0"])
