@@ -46,7 +46,13 @@ class Replication:
             storage.replicas = self.master.progress
             return
         self.slave = HaSlave(
-            storage, store_options, locator, cluster=cluster, broker=broker, broker_id=options.broker_id
+            storage,
+            store_options,
+            locator,
+            cluster=cluster,
+            broker=broker,
+            broker_id=options.broker_id,
+            address=f"{options.broker_ip1}:{options.listen_port}",
         )
         self.sync = SlaveSync(
             topics,

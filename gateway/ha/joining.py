@@ -74,6 +74,7 @@ class Joiner:
         cluster: str,
         broker: str,
         broker_id: int,
+        address: str,
         file_size: int,
         whole_log: bool,
     ) -> None:
@@ -82,6 +83,7 @@ class Joiner:
         self._cluster = cluster
         self._broker = broker
         self._broker_id = broker_id
+        self._address = address
         self._file_size = file_size
         self._whole_log = whole_log
 
@@ -125,10 +127,13 @@ class Joiner:
                 check_offset=check_from,
                 checksum=checksum,
                 whole_log=self._whole_log,
+                address=self._address,
             )
         )
         if answer.code == ResponseCode.SYSTEM_BUSY:
             raise TryLater(answer.remark or MISSING)
+        if answer.code == ResponseCode.NO_PERMISSION:
+            raise JoinRefused(answer.remark or MISSING)
         if answer.code != ResponseCode.SUCCESS:
             raise JoinRefused(await self._why_refused(ours, master, answer.remark or MISSING))
         reply = answer.typed_header(JoinReplicationReply)

@@ -69,6 +69,11 @@ class SlaveLink:
     def _patience(self) -> float:
         return self._options.ha_housekeeping_interval / 1000
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing has come from the slave."""
+        return trio.current_time() - self._heard
+
     def close(self) -> None:
         """Ends the link: the same slave has come again."""
         self._scope.cancel()

@@ -110,6 +110,7 @@ class HaMaster:
         theirs = Holdings(
             request.cluster_name, request.broker_name, request.file_size, request.start_offset, request.end_offset
         )
+        self._refuse_second(request, address)
         reason = history.why_not(ours, theirs)
         empty = theirs.start == theirs.end
         if reason is None and not empty:
@@ -125,12 +126,30 @@ class HaMaster:
         if empty:
             begin = history.begin_for_empty(ours.start, ours.end, ours.file_size, whole=request.whole_log)
         name = f"{ours.broker}-{request.broker_id}@{address}"
-        join = Join(request.broker_id, name, begin, lacks_older=empty and begin > ours.start)
+        lacks_older = empty and begin > ours.start
+        join = Join(request.broker_id, name, begin, lacks_older=lacks_older, address=request.address)
         return JoinReplicationReply(
             ticket=self._tickets.issue(join, trio.current_time()),
             begin_offset=begin,
             eager=self._options.broker_role is BrokerRole.SYNC_MASTER,
         )
+
+    def _refuse_second(self, request: JoinReplication, address: str) -> None:
+        """Refuses a slave whose brokerId another one has, which lives elsewhere and was heard of lately.
+
+        They would replace each other for ever, here and at the name servers.
+        """
+        lately = self._options.ha_housekeeping_interval / 1000 / 2
+        for replica, link in self._links.items():
+            if replica.broker_id != request.broker_id or link.silent_seconds > lately:
+                continue
+            if request.address and replica.address and request.address != replica.address:
+                reason = (
+                    f"brokerId {request.broker_id} is that of the slave at {replica.address}, which is linked;"
+                    f" give the one at {request.address} a brokerId of its own"
+                )
+                log.error("slave_refused", slave=address, broker_id=request.broker_id, reason=reason)
+                raise Refused(ResponseCode.NO_PERMISSION, reason)
 
     async def _checksum(self, begin: int, end: int) -> int:
         ours = self.holdings()
@@ -245,7 +264,10 @@ class HaMaster:
             join = self._tickets.redeem(first, trio.current_time())
             if join is None:
                 raise LinkRefused("its ticket is unknown or too old")
-            return Replica(join.name, host, join.begin_offset, join.broker_id, counted=not join.lacks_older)
+            counted = not join.lacks_older
+            return Replica(
+                join.name, host, join.begin_offset, join.broker_id, counted=counted, address=join.address
+            )
         ours = self.holdings()
         if first == 0:
             begin = history.begin_for_empty(ours.start, ours.end, ours.file_size, whole=False)

@@ -31,14 +31,22 @@ class Replica:
     `sent` is moved by the sender before the bytes leave.
     """
 
-    __slots__ = ("acked", "broker_id", "counted", "host", "name", "sent")
+    __slots__ = ("acked", "address", "broker_id", "counted", "host", "name", "sent")
 
     def __init__(
-        self, name: str, host: str, offset: int, broker_id: int | None = None, *, counted: bool = True
+        self,
+        name: str,
+        host: str,
+        offset: int,
+        broker_id: int | None = None,
+        *,
+        counted: bool = True,
+        address: str = "",
     ) -> None:
         self.name = name
         self.host = host
         self.broker_id = broker_id  # None: an official slave does not tell
+        self.address = address  # where its clients find it; empty where it does not tell
         self.sent = offset
         self.acked = offset
         self.counted = counted  # from its next report on, if not at once

@@ -77,15 +77,17 @@ class HaSlave:
         cluster: str,
         broker: str,
         broker_id: int,
+        address: str = "",
         open_client: OpenClient = open_client,
         open_stream: OpenStream = open_stream,
     ) -> None:
+        """`address` is where the clients of this broker find it."""
         self.locator = locator
         self._storage = storage
         self._options = options
         self._open_client = open_client
         self._open_stream = open_stream
-        self._identity = {"cluster": cluster, "broker": broker, "broker_id": broker_id}
+        self._identity = {"cluster": cluster, "broker": broker, "broker_id": broker_id, "address": address}
         self._sync_flush = options.flush_disk_type is FlushDiskType.SYNC_FLUSH
         self._last_said = ""
         self._steps = 0

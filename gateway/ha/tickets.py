@@ -19,6 +19,7 @@ class Join(NamedTuple):
     name: str
     begin_offset: int
     lacks_older: bool = False  # it was empty and does not get all that the master has
+    address: str = ""  # where its clients find it
 
 
 class Tickets:

@@ -43,7 +43,8 @@ class JoinReplicationReply(Header):
 class JoinReplication(Header):
     """The slave's log is [start_offset, end_offset); `checksum` is the CRC-32 of [check_offset, end_offset).
 
-    An empty log has start_offset == end_offset; `whole_log` asks for all that the master has then.
+    An empty log has start_offset == end_offset; `whole_log` asks for all that the master has then. `address` is where
+    the slave's clients find it (brokerIP1 and listenPort), which tells two slaves with one brokerId apart.
     """
 
     cluster_name: str
@@ -55,3 +56,4 @@ class JoinReplication(Header):
     check_offset: Int64
     checksum: Int64
     whole_log: bool = False
+    address: str = ""

@@ -209,7 +209,7 @@ def make_master(log: MemoryLog, **changes: object) -> tuple[HaMaster, MemoryStor
 
 
 def make_joiner(client: object, log: MemoryLog, **changes: object) -> Joiner:
-    names = {"cluster": CLUSTER, "broker": BROKER, "broker_id": 1}
+    names = {"cluster": CLUSTER, "broker": BROKER, "broker_id": 1, "address": "slave:10911"}
     given = {**names, "file_size": FILE_SIZE, "whole_log": False, **changes}
     return Joiner(client, MemoryStorage(log), **given)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from gateway.client import CallFailed
 from gateway.ha import joining
 from gateway.ha.history import MAX_CHECK_BYTES, Parting
 from gateway.ha.joining import Joiner, JoinRefused, Plan, TryLater, parting
+from gateway.ha.link import SlaveLink
+from gateway.ha.progress import Replica
 from protocol.codes import RequestCode, ResponseCode
 from protocol.command import Command, response
 from protocol.requests.replication import QueryReplication
@@ -17,11 +20,13 @@ from tests.gateway.ha.fakes import (
     DeadClient,
     DirectClient,
     MemoryLog,
+    MemoryStorage,
     OfficialClient,
     make_joiner,
     make_master,
     message,
     messages,
+    options,
 )
 
 OTHER_TIME = 1_700_000_000_001
@@ -64,6 +69,19 @@ async def test_a_slave_with_another_end_is_refused(to: Callable[..., Joiner]) ->
     log = MemoryLog(parted(6000, 8000))
     with pytest.raises(JoinRefused, match=f"bytes before offset {log.end_offset} are not the master's"):
         await to(MemoryLog(DATA), log).join()
+
+
+async def test_a_slave_whose_broker_id_another_one_has_is_told_so() -> None:
+    master, _ = make_master(MemoryLog(DATA))
+    first = Replica("broker-a-1", "10.0.0.7", len(DATA), 1, address="other:10911")
+    link = SlaveLink(trio.testing.memory_stream_pair()[0], MemoryStorage(MemoryLog(DATA)), master.progress, options())
+    master._attach(link, first)
+    told = (
+        "brokerId 1 is that of the slave at other:10911, which is linked;"
+        " give the one at slave:10911 a brokerId of its own"
+    )
+    with pytest.raises(JoinRefused, match=f"^{told}$"):
+        await make_joiner(DirectClient(master), MemoryLog(DATA[:5000])).join()
 
 
 @both_makes

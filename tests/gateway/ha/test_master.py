@@ -20,7 +20,9 @@ from gateway.ha import master as master_module
 from gateway.ha.history import Sameness, checksum
 from gateway.ha.link import transfers
 from gateway.ha.master import HaMaster, Identity
+from gateway.routing import Refused
 from gateway.streams import send_now
+from protocol.codes import ResponseCode
 from protocol.ha import Transfer, TransferDecoder, encode_report
 from protocol.requests.replication import JoinReplication, JoinReplicationReply
 from store.options import BrokerRole
@@ -78,7 +80,9 @@ async def ticket(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: b
     return (await join(master, end, broker_id=broker_id, whole_log=whole_log)).ticket
 
 
-async def join(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: bool = False) -> JoinReplicationReply:
+async def join(
+    master: HaMaster, end: int, *, broker_id: int = 1, whole_log: bool = False, address: str = ""
+) -> JoinReplicationReply:
     log = MemoryLog(DATA[:end])
     return await master.join(
         JoinReplication(
@@ -91,6 +95,7 @@ async def join(master: HaMaster, end: int, *, broker_id: int = 1, whole_log: boo
             check_offset=0,
             checksum=checksum(0, end, log.read_raw),
             whole_log=whole_log,
+            address=address,
         ),
         "slave",
     )
@@ -425,6 +430,20 @@ async def test_the_new_link_of_a_slave_ends_its_old_one() -> None:
             assert await old.closed()
         assert len(master.progress.replicas) == 1
         assert [entry["broker_id"] for entry in logs if entry["event"] == "slave_replaced"] == [1]
+
+
+async def test_of_two_slaves_with_one_broker_id_the_second_is_told(autojump_clock: MockClock) -> None:
+    master, _ = make_master(MemoryLog(DATA))
+    async with linked(master) as first:
+        await first.report((await join(master, 5000, address="a:10911")).ticket)
+        await first.take(1)
+        with pytest.raises(Refused, match="brokerId 1 is that of the slave at a:10911, which is linked") as refused:
+            await join(master, 5000, address="b:10911")
+        assert refused.value.code == ResponseCode.NO_PERMISSION
+        await join(master, 5000, address="a:10911")  # it has lost its link, which we do not know yet
+        await join(master, 5000, address="b:10911", broker_id=2)
+        await trio.sleep(11)  # more than half of haHousekeepingInterval
+        await join(master, 5000, address="b:10911")
 
 
 async def test_slaves_of_our_make_join_again_when_sends_begin_to_wait_for_them(autojump_clock: MockClock) -> None:
