@@ -7,7 +7,8 @@ is silent or takes no bytes for haHousekeepingInterval. What makes this cheap un
 one write for everything that one read of a producer's socket brought, nothing per message.
 
 A producer's wait for a slave on this machine can become a wait for this process: the kernel likes to put the slave
-behind it, on its processor, even if another one is free. So a SYNC_MASTER gives way to such a slave after each push.
+behind it, on its processor, even if another one is free. So a SYNC_MASTER gives way to such a slave after each push,
+and once more when it looks for a report that has not come yet.
 
 Bounds: reads and writes are of `CHUNK_BYTES` at most, with a checkpoint after each, so that a slave that catches up
 does not hold up clients; transfers are of haTransferBatchSize at most, and never cross a file.
@@ -137,7 +138,11 @@ class SlaveLink:
         if replica is None or replica.acked >= replica.sent or self._failure is not None:
             return
         try:
-            if data := receive_now(self._stream, READ_BYTES):
+            data = receive_now(self._stream, READ_BYTES)
+            if data is None and self._is_local:
+                os.sched_yield()
+                data = receive_now(self._stream, READ_BYTES)
+            if data:
                 self._take(replica, data)
         except (FrameError, ReportRefused) as error:
             self._fail(error)

@@ -554,6 +554,19 @@ async def test_a_report_that_has_arrived_is_heard_without_a_turn() -> None:
         assert await master.progress.acknowledged.wait_for(end + 4)  # the listener goes on
 
 
+@pytest.mark.parametrize("is_local", [False, True])
+async def test_a_slave_beside_the_master_may_report_while_it_is_listened_for(
+    is_local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ha.link.is_within_machine", lambda stream: is_local)
+    master, storage = make_master(MemoryLog(DATA))
+    async with linked_by_socket(master) as slave:
+        end = storage.append(b"message")
+        monkeypatch.setattr("gateway.ha.link.os.sched_yield", lambda: send_now(slave.stream, encode_report(end)))
+        master.progress.hear()
+        assert master.progress.acknowledged.offset == (end if is_local else len(DATA))
+
+
 async def test_a_report_that_cannot_be_ends_the_link_of_the_one_who_heard_it() -> None:
     master, storage = make_master(MemoryLog(DATA))
     with structlog.testing.capture_logs() as logs:
